@@ -8,9 +8,8 @@ from typing import Any
 import torch
 
 from funrl import _check, random, tree
-from funrl.acting._choose import check_act, chooser, with_reset
-from funrl.acting._state import ActorState, check_reward, start
-from funrl.acting._step import renew
+from funrl.acting._actor import ActorState, check_act, check_reward, chooser, start, with_reset
+from funrl.acting._rollout import renew
 from funrl.compiler import scan
 from funrl.env import AnyEnv, VectorEnv
 from funrl.policies import StatefulPolicy

@@ -175,19 +175,12 @@ from funrl.algos._algorithm import (
     collecting as collecting,
     environment as environment,
     in_dtype_of as in_dtype_of,
-    make_config,
     make_hparams,
     start_actor as start_actor,
     start_state as start_state,
 )
-from funrl.algos._arguments import configure as configure
+from funrl.algos._arguments import configure as configure, make_config
 from funrl.algos._evolutionary import EvolutionConfig
-from funrl.algos._gradients import (
-    Learned as Learned,
-    apply_all_gradients as apply_all_gradients,
-    apply_gradients as apply_gradients,
-    start_optimizer as start_optimizer,
-)
 from funrl.algos._networks import (
     batchwise as batchwise,
     critic_member as critic_member,
@@ -199,15 +192,18 @@ from funrl.algos._networks import (
     stochastic_actor as stochastic_actor,
     target_entropy as target_entropy,
 )
-from funrl.algos._off_policy_actors import (
+from funrl.algos._off_policy_parts import (
     SoftConfig,
+    apply_all_gradients as apply_all_gradients,
+    apply_gradients as apply_gradients,
     apply_gradients_with_temperature as apply_gradients_with_temperature,
     init_actor_critic as init_actor_critic,
     init_soft_actor_critic as init_soft_actor_critic,
     soft_policy as soft_policy,
+    start_optimizer as start_optimizer,
 )
 from funrl.algos._rewards import scale_rewards as scale_rewards
-from funrl.algos._state import ActorParams, LearnerState, State
+from funrl.algos._state import ActorParams, Learned as Learned, LearnerState, State
 from funrl.env import AnyEnv, Env, VectorEnv
 
 __all__ = [
@@ -249,38 +245,21 @@ __all__ = [
     "td3",
 ]
 
-# Algorithms of other rooms, which are imported at their first use: the room, and the name of the configuration.
-_ELSEWHERE = {
-    "feudal": ("meta", "FeudalConfig"),
-    "maml": ("meta", "MAMLConfig"),
-    "meta_a2c": ("meta", "MetaA2CConfig"),
-    "multi_task": ("meta", "MultiTaskConfig"),
-    "plr": ("meta", "PLRConfig"),
-    "rl2": ("meta", "RL2Config"),
-    "varibad": ("meta", "VariBADConfig"),
-}
+
+def _of(module: Any) -> tuple[Any, Any]:
+    """Return ``make`` of the module of an algorithm, and its configuration, the first of the module's public names."""
+    return module.make, getattr(module, module.__all__[0])
+
+
 _ALGORITHMS = {
-    "a2c": (a2c.make, a2c.A2CConfig),
-    "ars": (ars.make, ars.ARSConfig),
-    "cma_es": (cma_es.make, cma_es.CMAESConfig),
-    "apg": (apg.make, apg.APGConfig),
-    "crossq": (crossq.make, crossq.CrossQConfig),
-    "ddpg": (ddpg.make, ddpg.DDPGConfig),
-    "dqn": (dqn.make, dqn.DQNConfig),
-    "impala": (impala.make, impala.ImpalaConfig),
-    "openes": (openes.make, openes.OpenESConfig),
-    "option_critic": (option_critic.make, option_critic.OptionCriticConfig),
-    "pgpe": (pgpe.make, pgpe.PGPEConfig),
-    "ppo": (ppo.make, ppo.PPOConfig),
-    "pqn": (pqn.make, pqn.PQNConfig),
-    "redq": (redq.make, redq.REDQConfig),
-    "reinforce": (reinforce.make, reinforce.ReinforceConfig),
-    "sac": (sac.make, sac.SACConfig),
-    "sac_discrete": (sac_discrete.make, sac_discrete.SACDiscreteConfig),
-    "snes": (snes.make, snes.SNESConfig),
-    "shac": (shac.make, shac.SHACConfig),
-    "td3": (td3.make, td3.TD3Config),
+    module.__name__.rsplit(".", 1)[-1]: _of(module)
+    for module in (
+        *(a2c, apg, ars, cma_es, crossq, ddpg, dqn, impala, openes, option_critic),
+        *(pgpe, ppo, pqn, redq, reinforce, sac, sac_discrete, shac, snes, td3),
+    )
 }
+# Those of the room meta, which are imported at their first use.
+_META = ("feudal", "maml", "meta_a2c", "multi_task", "plr", "rl2", "varibad")
 
 
 def names() -> list[str]:
@@ -290,7 +269,7 @@ def names() -> list[str]:
         >>> names()
         ['a2c', 'apg', 'ars', 'cma_es', 'crossq', ..., 'sac_discrete', 'shac', 'snes', 'td3', 'varibad']
     """
-    return sorted([*_ALGORITHMS, *_ELSEWHERE])
+    return sorted({*_ALGORITHMS, *_META})
 
 
 def defaults(name: str) -> dict[str, Any]:
@@ -350,10 +329,8 @@ def make(name: str, env: AnyEnv | str, **options: Any) -> Algorithm:
 
 
 def _find(name: str) -> tuple[Any, Any]:
-    if name in _ELSEWHERE and name not in _ALGORITHMS:
-        room, config = _ELSEWHERE[name]
-        module = importlib.import_module(f"funrl.{room}.{name}")
-        return module.make, getattr(module, config)
-    if name not in _ALGORITHMS:
-        raise ValueError(f"algos.make: name: no algorithm is called {name!r}; {_check.nearest(name, names())}")
-    return _ALGORITHMS[name]
+    if name in _ALGORITHMS:
+        return _ALGORITHMS[name]
+    if name in _META:
+        return _of(importlib.import_module(f"funrl.meta.{name}"))
+    raise ValueError(f"algos.make: name: no algorithm is called {name!r}; {_check.nearest(name, names())}")

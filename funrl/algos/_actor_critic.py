@@ -6,15 +6,13 @@ from typing import Any, NamedTuple
 
 import torch
 
-from funrl import _check, nn, random, stats, tree
-from funrl.acting import Memory
+from funrl import _check, acting, nn, policies, random, stats, tree
 from funrl.algos._algorithm import in_dtype_of
-from funrl.algos._heads import action_head, check_actions, project_action, project_boxes
+from funrl.algos._heads import action_head, project_action, project_boxes
 from funrl.algos._networks import batch_of, batchwise, in_dtypes_of
 from funrl.algos._state import ActorParams
-from funrl.algos.images import above, check_layers, check_observations, encoder
+from funrl.algos.images import above, encoder
 from funrl.env import AnyEnv, Transition
-from funrl.policies import ActorCritic, StatefulPolicy
 
 Choose = Callable[[Any, Callable[[], torch.Tensor], torch.Tensor], tuple[Any, dict[str, Any]]]
 
@@ -54,7 +52,7 @@ def make(config: Any, env: AnyEnv, network: Any = None, num_values: int = 0) -> 
     Args:
         config: an object with the options ``num_channels``, ``kernel_size``, ``stride``, ``layout``, ``num_cells``, ``activation``,
             ``trunk``, ``uniform_mix`` and ``initial_log_std`` of :class:`funrl.algos.ppo.PPOConfig`.
-        env: the environment, checked by :func:`check`.
+        env: the environment, checked by :func:`funrl.algos.on_policy.check_actor_critic`.
         network: a net from observations to features that policy and value share, or a :class:`funrl.policies.ActorCritic`, which computes
             both; None: the network that the options describe.
         num_values: K, the number of values of an observation, [..., K]; 0: there is one, [...].
@@ -71,7 +69,7 @@ def make(config: Any, env: AnyEnv, network: Any = None, num_values: int = 0) -> 
         >>> policy.logits.shape, value.shape
         (torch.Size([5, 3, 2]), torch.Size([5, 3]))
     """
-    if isinstance(network, ActorCritic):
+    if isinstance(network, policies.ActorCritic):
         return _whole(network, env)
     if network is not None:
         heads = _heads(config, env, None, batchwise("network", network, env.observation_space), num_values)
@@ -80,19 +78,17 @@ def make(config: Any, env: AnyEnv, network: Any = None, num_values: int = 0) -> 
 
     def policy(choose: Choose) -> Callable[..., Any]:
         def act(params: ActorParams, key: torch.Tensor, observation: torch.Tensor) -> tuple[Any, dict[str, Any]]:
-            x = normalized(params, observation)
-            return choose(heads.policy(params.network, x), lambda: heads.value(params.network, x), key)
+            x = heads.features(params.network, normalized(params, observation))
+            return choose(heads.distribution(params.network, x), lambda: heads.value(params.network, x), key)
 
         return act
 
-    def values(params: Any, samples: Transition) -> tuple[torch.Tensor, torch.Tensor]:
-        return heads.value(params, samples.observation), heads.value(params, samples.next_observation)
-
-    def inputs(samples: Transition) -> Any:
-        return tree.flatten_batch(samples.observation)
+    def values(params: Any, samples: Transition) -> tuple[torch.Tensor, ...]:
+        both = (samples.observation, samples.next_observation)
+        return tuple([heads.value(params, heads.features(params, x)) for x in both])
 
     project = functools.partial(project_action, env.action_space)
-    return Network(heads.init, policy, values, tree.flatten_batch, inputs, heads.both, project)
+    return Network(heads.init, policy, values, tree.flatten_batch, _observations, heads.both, project)
 
 
 def make_recurrent(config: Any, env: AnyEnv, network: Any = None) -> Network:
@@ -103,7 +99,7 @@ def make_recurrent(config: Any, env: AnyEnv, network: Any = None) -> Network:
 
     Args:
         config: as for :func:`make`, with ``recurrent`` and ``recurrent_size``.
-        env: the environment, checked by :func:`check`.
+        env: the environment, checked by :func:`funrl.algos.on_policy.check_actor_critic`.
         network: a net from observations to the inputs of the recurrent layer; None: convolutions of images, and vectors without change.
 
     Returns:
@@ -131,27 +127,27 @@ def make_recurrent(config: Any, env: AnyEnv, network: Any = None) -> Network:
 
     def remember(params: dict[str, Any], carry: Any, observation: Any, reset: torch.Tensor | None = None) -> tuple[Any, torch.Tensor]:
         """Return the carry after an observation, and the features of the observation."""
-        return cell.apply(params["memory"]["cell"], carry, encode(params, observation), reset)
+        carry, x = cell.apply(params["memory"]["cell"], carry, encode(params, observation), reset)
+        return carry, heads.features(params, x)
 
     def init(key: torch.Tensor, observation: torch.Tensor) -> dict[str, Any]:
         memory_key, network_key = random.split(key).unbind(0)
         encoder_key, cell_key = random.split(memory_key).unbind(0)
         params = below.init(encoder_key, observation)
         x = below.apply(params, observation)
-        params = {"memory": {"below": params, "cell": cell.init(cell_key, x)}}
-        _, features = remember(params, cell.start(x), observation)
-        return {**params, **heads.init(network_key, features)}
+        memory = {"below": params, "cell": cell.init(cell_key, x)}
+        return {"memory": memory, **heads.init(network_key, cell.apply(memory["cell"], cell.start(x), x)[1])}
 
-    def policy(choose: Choose) -> StatefulPolicy:
+    def policy(choose: Choose) -> policies.StatefulPolicy:
         def start(params: ActorParams, observation: torch.Tensor) -> Any:
             return cell.start(encode(params.network, in_dtype_of(params.network, observation)))
 
         def act(params: ActorParams, key: torch.Tensor, carry: Any, observation: torch.Tensor, reset: torch.Tensor) -> tuple[Any, Any, Any]:
             after, features = remember(params.network, carry, normalized(params, observation), reset)
-            action, extras = choose(heads.policy(params.network, features), lambda: heads.value(params.network, features), key)
-            return after, action, {**extras, "memory": Memory(carry, reset)}
+            action, extras = choose(heads.distribution(params.network, features), lambda: heads.value(params.network, features), key)
+            return after, action, {**extras, "memory": acting.Memory(carry, reset)}
 
-        return StatefulPolicy(lambda key, observation: ActorParams(init(key, observation)), start, act)
+        return policies.StatefulPolicy(lambda key, observation: ActorParams(init(key, observation)), start, act)
 
     def values(params: dict[str, Any], samples: Transition) -> tuple[torch.Tensor, torch.Tensor]:
         before = samples.extras["memory"]
@@ -185,13 +181,21 @@ def normalized(params: ActorParams, observation: Any) -> Any:
     return stats.normalize(params.observation, observation) if isinstance(params.observation, stats.Moments) else observation
 
 
+def _observations(samples: Transition) -> Any:
+    return tree.flatten_batch(samples.observation)
+
+
 class _Heads(NamedTuple):
-    """Functions ``init(key, x)``, ``policy(params, x) -> distribution``, ``value(params, x) -> [...]``, and both together."""
+    """Functions ``init(key, x)``, ``features(params, x)``, and ``distribution`` and ``value`` of parameters and features."""
 
     init: Callable[..., Any]
-    policy: Callable[..., Any]
+    features: Callable[..., Any]
+    distribution: Callable[..., Any]
     value: Callable[..., Any]
-    both: Callable[..., Any]
+
+    def both(self, params: dict[str, Any], observation: Any) -> tuple[Any, torch.Tensor]:
+        x = self.features(params, observation)
+        return self.distribution(params, x), self.value(params, x)
 
 
 def _heads(config: Any, env: AnyEnv, below: nn.Net | None, trunk: nn.Net | None = None, num_values: int = 0) -> _Heads:
@@ -230,19 +234,10 @@ def _heads(config: Any, env: AnyEnv, below: nn.Net | None, trunk: nn.Net | None 
         values = value.apply(params["value"], features)
         return values if num_values else values.squeeze(-1)
 
-    def both(params: dict[str, Any], observation: Any) -> tuple[Any, torch.Tensor]:
-        x = features(params, observation)
-        return distribution(params, x), estimate(params, x)
-
-    return _Heads(
-        init,
-        lambda params, observation: distribution(params, features(params, observation)),
-        lambda params, observation: estimate(params, features(params, observation)),
-        both,
-    )
+    return _Heads(init, features, distribution, estimate)
 
 
-def _whole(network: ActorCritic, env: AnyEnv) -> Network:
+def _whole(network: policies.ActorCritic, env: AnyEnv) -> Network:
     """Make the networks from an ActorCritic of the user's own, which is called with observations [N, ...] only."""
     space = env.action_space
 
@@ -271,55 +266,23 @@ def _whole(network: ActorCritic, env: AnyEnv) -> Network:
         value, next_value = network.value(params, tree.flatten_batch(observation, 3)).reshape(2, *samples.reward.shape)
         return value, next_value
 
-    def inputs(samples: Transition) -> Any:
-        return tree.flatten_batch(samples.observation)
-
     def both(params: Any, observation: Any) -> tuple[Any, torch.Tensor]:
         if len(batch_of(env.observation_space, observation)) > 1:  # the policy of the user takes one batch dimension
             return torch.func.vmap(lambda x: both(params, x))(observation)
         return network.evaluate(params, observation)
 
     project = torch.func.vmap(functools.partial(project_boxes, space))
-    return Network(init, policy, values, tree.flatten_batch, inputs, both, project)
-
-
-def check(config: Any, env: AnyEnv, network: Any = None) -> None:
-    """Raise unless :func:`make` supports the spaces of an environment, and the options fit them.
-
-    Args:
-        config: as for :func:`make`.
-        env: the environment.
-        network: as for :func:`make`; with it any observations are allowed, and with an ActorCritic any actions.
-
-    Raises:
-        ValueError: if they are not supported or do not fit.
-
-    Example:
-        >>> import funrl
-        >>> check(funrl.algos.ppo.PPOConfig(trunk="both"), funrl.envs.make("CartPole-v1"))
-        Traceback (most recent call last):
-        ...
-        ValueError: trunk: expected 'separate' or 'shared', got 'both'
-    """
-    _check.fields(config, "[-20, 20]", "initial_log_std")
-    _check.fields(config, "[0, 0.999999]", "uniform_mix")
-    _check.one_of("trunk", config.trunk, ("separate", "shared"))
-    if network is None:
-        check_observations(env)
-        check_layers(config, env)
-    if not isinstance(network, ActorCritic):
-        check_actions(config, env)
+    return Network(init, policy, values, tree.flatten_batch, _observations, both, project)
 
 
 def check_recurrent(config: Any) -> None:
-    """Raise unless the options ``recurrent``, ``recurrent_size`` and ``num_minibatches`` (of environments) are valid for a recurrent
-    policy.
+    """Raise unless the options ``recurrent`` and ``num_minibatches`` (of environments) are valid for a recurrent policy.
 
     Args:
         config: an object with these options and ``num_envs``.
 
     Raises:
-        ValueError: if one is unknown or out of its range.
+        ValueError: if one is not.
 
     Example:
         >>> import funrl
@@ -328,7 +291,6 @@ def check_recurrent(config: Any) -> None:
         ...
         ValueError: recurrent: expected 'none', 'gru', 'lstm' or 'min_gru', got 'gnu'
     """
-    _check.fields(config, "[1, inf)", "recurrent_size")
     _check.one_of("recurrent", config.recurrent, ("none", *_CELLS))
     if config.recurrent != "none":
         _check.divisor(

@@ -3,17 +3,15 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import torch
 
-from funrl import _check, envs, random, schedules, tree
-from funrl.acting import ActorState, rollout, start
+from funrl import _across, _check, acting, envs, policies, random, schedules, tree
 from funrl.algos import episodes
 from funrl.algos._state import LearnerState, State
 from funrl.compiler import compile
 from funrl.env import AnyEnv, Env, Place, Transition, VectorEnv, on_host
-from funrl.policies import StatefulPolicy
 from funrl.transforms import VecNormParams, check_vec_norm, update_vec_norm
 from funrl.typing import Metrics
 
@@ -43,10 +41,10 @@ class Algorithm(NamedTuple):
     env: AnyEnv
     config: Any
     init: Callable[..., Any]
-    collect: Callable[[Any, Any], tuple[ActorState, Transition]]
+    collect: Callable[[Any, Any], tuple[acting.ActorState, Transition]]
     learn: Callable[[Any, Any, Transition], tuple[Any, dict[str, torch.Tensor]]]
-    act: Callable[[Any, Any, Any], Any] | StatefulPolicy
-    greedy: Callable[[Any, Any, Any], Any] | StatefulPolicy
+    act: Callable[[Any, Any, Any], Any] | policies.StatefulPolicy
+    greedy: Callable[[Any, Any, Any], Any] | policies.StatefulPolicy
     given: Mapping[str, Any] = MappingProxyType({})
     data: Any = None
 
@@ -93,7 +91,7 @@ def _compiled(learn: Any, donate: bool) -> Callable[..., Any]:
     return programs[donate]
 
 
-def start_actor(key: torch.Tensor, env: AnyEnv, config: Any, *, discounts: bool = False) -> tuple[Any, ActorState]:
+def start_actor(key: torch.Tensor, env: AnyEnv, config: Any, *, discounts: bool = False) -> tuple[Any, acting.ActorState]:
     """Return a copy of the parameters of an environment, and ``config.num_envs`` copies of it at the start of an episode.
 
     Raises:
@@ -107,7 +105,7 @@ def start_actor(key: torch.Tensor, env: AnyEnv, config: Any, *, discounts: bool 
         torch.Size([2, 4])
     """
     env_params = tree.map(torch.clone, tree.to(env.default_params, key.device))
-    actor = start(key, env_params, env=env, num_envs=config.num_envs if isinstance(env, Env) else None)
+    actor = acting.start(key, env_params, env=env, num_envs=config.num_envs if isinstance(env, Env) else None)
     if not discounts and isinstance(actor.timestep.discount, torch.Tensor):
         raise ValueError(
             f"env: expected one whose steps all have the learner's discount, got {env.name} with discounts of its own; take an off-policy "
@@ -121,7 +119,7 @@ def start_state(
     env: AnyEnv,
     config: Any,
     hparams: Mapping[str, torch.Tensor],
-    parts: Callable[[ActorState, Any, Any], dict[str, Any]],
+    parts: Callable[[acting.ActorState, Any, Any], dict[str, Any]],
     *,
     discounts: bool = False,
 ) -> State:
@@ -164,9 +162,9 @@ class Rollouts:
     def __init__(self, env: AnyEnv, act: Any, num_steps: int) -> None:
         self.env, self.act, self.num_steps = env, act, num_steps
 
-    def __call__(self, key: torch.Tensor, state: State) -> tuple[ActorState, Transition]:
+    def __call__(self, key: torch.Tensor, state: State) -> tuple[acting.ActorState, Transition]:
         learner = state.learner
-        return rollout(learner.params, key, state.actor, learner.env_params, env=self.env, act=self.act, num_steps=self.num_steps)
+        return acting.rollout(learner.params, key, state.actor, learner.env_params, env=self.env, act=self.act, num_steps=self.num_steps)
 
 
 def collecting(env: AnyEnv, act: Any, num_steps: int) -> Rollouts:
@@ -181,7 +179,7 @@ def collecting(env: AnyEnv, act: Any, num_steps: int) -> Rollouts:
         torch.Size([5, 2])
     """
     if on_host(env):
-        act = act._replace(act=compile(act.act)) if isinstance(act, StatefulPolicy) else compile(act)
+        act = act._replace(act=compile(act.act)) if isinstance(act, policies.StatefulPolicy) else compile(act)
     return Rollouts(env, act, num_steps)
 
 
@@ -225,46 +223,6 @@ def check(algo: Algorithm, key: torch.Tensor) -> None:
         for path, x, y in zip(tree.paths(other), tree.leaves(one), tree.leaves(other), strict=True):
             if not torch.allclose(x.double(), y.double(), rtol=1e-2, atol=1e-3, equal_nan=True):
                 raise ValueError(f"{what}: {how}, step gives another leaf {path} than eagerly")
-
-
-def make_config(kind: type, options: dict[str, Any]) -> Any:
-    """Build the configuration ``kind`` from keyword options; for an unknown name the error names the nearest option.
-
-    Raises:
-        ValueError: for an unknown name.
-        TypeError: for a value of another type than the field's.
-
-    Example:
-        >>> @tree.dataclass
-        ... class Config:
-        ...     num_envs: int = tree.static(default=64)
-        ...     gamma: float = 0.99
-        >>> make_config(Config, {"gamma": 1})
-        Config(num_envs=64, gamma=1.0)
-        >>> make_config(Config, {"gama": 1})
-        Traceback (most recent call last):
-        ...
-        ValueError: unknown option 'gama': did you mean gamma?
-    """
-    fields = {field.name: field for field in dataclasses.fields(kind)}
-    for name, value in options.items():
-        if name not in fields:
-            advice = _check.nearest(name, fields)
-            more = "" if advice.startswith("did") else f"; help({kind.__module__}.{kind.__qualname__}) says what each of them does"
-            raise ValueError(f"unknown option {name!r}: {advice}{more}")
-        kinds = get_args(fields[name].type)  # of ``int | tuple``
-        if tuple in kinds and isinstance(value, list | tuple):
-            options = {**options, name: tuple(value)}
-            continue
-        expected = type(fields[name].default)
-        right = isinstance(value, expected) and not (expected is int and isinstance(value, bool))
-        if expected is float and isinstance(value, int) and not isinstance(value, bool):
-            options = {**options, name: float(value)}
-        elif expected is tuple and isinstance(value, list):
-            options = {**options, name: tuple(value)}
-        elif not right:
-            raise TypeError(f"{name}: expected {expected.__name__}, as its default {fields[name].default!r} is, got {value!r}")
-    return kind(**options)
 
 
 def environment(env: Any, num_envs: int) -> Any:
@@ -326,28 +284,39 @@ def check_experience(learner: Any, transitions: Transition, config: Any, *extras
         raise ValueError(f"learn: transitions: extras lack {missing[0]!r}; let the algorithm's own act choose the actions")
 
 
-def statistics(env: AnyEnv) -> Callable[[Any, Transition], Any]:
-    """Return a function that updates ``env_params`` from experience: the moments of :func:`funrl.transforms.vec_norm`, if any.
+def receiving(env: AnyEnv, config: Any, *extras: str) -> Callable[..., tuple[LearnerState, Transition, Metrics]]:
+    """Return the function ``receive(learner, transitions) -> (learner, samples, metrics)``, with which ``learn`` begins.
 
-    Experience of a collector updates nothing, because the collector does not update its own moments.
+    It checks the transitions by :func:`check_experience`, and returns them in the dtype of the parameters. The learner has the new sums of
+    the episodes, and ``env_params`` with the new moments of :func:`funrl.transforms.vec_norm`, if any; experience of a collector does not
+    change these, because the collector does not update its own. The metrics are ``steps``, which are the learner's steps after this update,
+    and those of the episodes. With ``fresh=True`` all environments were reset before the first of these steps.
 
     Raises:
         ValueError: if a transform above ``vec_norm`` changes observations.
 
     Example:
         >>> import funrl
-        >>> env = funrl.envs.make("CartPole-v1")
-        >>> statistics(env)(env.default_params, None) is env.default_params
-        True
+        >>> algo = funrl.algos.ppo.make(funrl.envs.make("CartPole-v1"), num_envs=2, num_steps=8)
+        >>> state = algo.init(random.key(0))
+        >>> _, samples, metrics = receiving(algo.env, algo.config)(state.learner, algo.collect(random.key(1), state)[1])
+        >>> samples.reward.shape, metrics["steps"]
+        (torch.Size([8, 2]), tensor(16))
     """
-    if not isinstance(env.default_params, VecNormParams):
-        return lambda env_params, samples: env_params
-    check_vec_norm(env)
+    moving = isinstance(env.default_params, VecNormParams)
+    if moving:
+        check_vec_norm(env)
 
-    def moved(env_params: Any, samples: Transition) -> Any:
-        return env_params if isinstance(samples.place, Place) else update_vec_norm(env_params, samples.next_observation, env=env)
+    def receive(learner: LearnerState, transitions: Transition, *, fresh: bool = False) -> tuple[LearnerState, Transition, Metrics]:
+        check_experience(learner, transitions, config, *extras)
+        samples = in_dtype_of(learner.params, transitions)
+        sums, metrics = episodes.record((learner.in_new_episodes() if fresh else learner).episodes, samples)
+        if moving and not isinstance(samples.place, Place):
+            learner = learner.replace(env_params=update_vec_norm(learner.env_params, samples.next_observation, env=env))
+        num_steps = learner.num_steps + _across.count() * config.num_envs * config.num_steps
+        return learner.replace(episodes=sums), samples, {"steps": num_steps, **metrics}
 
-    return moved
+    return receive
 
 
 def in_dtype_of(params: Any, value: Any) -> Any:

@@ -6,17 +6,13 @@ from typing import Any
 
 import torch
 
-from funrl import _check, random, stats, tree
-from funrl.acting import ActorState, rollout
-from funrl.algos import episodes
+from funrl import _check, acting, nn, random, spaces, stats, tree
 from funrl.algos._actor_critic import normalized
-from funrl.algos._algorithm import Algorithm, check_copies, check_experience, in_dtype_of, start_state
+from funrl.algos._algorithm import Algorithm, check_copies, in_dtype_of, receiving, start_state
 from funrl.algos._networks import batchwise, stochastic_actor
 from funrl.algos._state import ActorParams, LearnerState, State
 from funrl.algos.images import check_observations, is_vector
 from funrl.env import AnyEnv, Transition, on_host
-from funrl.nn import Net
-from funrl.spaces import Box
 from funrl.transforms import VecNormParams
 
 
@@ -63,25 +59,22 @@ def check(name: str, config: AnalyticConfig, env: AnyEnv, actor: Any) -> None:
     if on_host(env):
         raise ValueError(f"env: {name} differentiates through the environment, but {env.name} runs outside torch; use one of torch")
     space = env.action_space
-    bounded = isinstance(space, Box) and space.dtype.is_floating_point and len(space.shape) == 1
+    bounded = isinstance(space, spaces.Box) and space.dtype.is_floating_point and len(space.shape) == 1
     if not bounded or not bool((space.low.isfinite() & space.high.isfinite()).all()):
         raise ValueError(f"env: {name} needs continuous actions between finite bounds, but {env.name} has {space}")
     if isinstance(env.default_params, VecNormParams):
         raise ValueError(f"env: {name} does not update the moments of vec_norm; set normalize_observation=True instead")
     if actor is None:
         check_observations(env)
-        if not isinstance(env.observation_space, Box) or len(env.observation_space.shape) != 1:
+        if not isinstance(env.observation_space, spaces.Box) or len(env.observation_space.shape) != 1:
             raise ValueError(f"env: {name} needs vectors, but {env.name} has {env.observation_space}; give an actor of your own")
     if config.normalize_observation and not is_vector(env.observation_space):
         raise ValueError(f"normalize_observation: is for vectors, but {env.name} has {env.observation_space}; set it to False")
-    _check.fields(config, "[1, inf)", "num_envs", "num_steps")
-    _check.fields(config, "[0, inf)", "learning_rate")
-    _check.fields(config, "(0, inf]", "anneal_steps", "max_grad_norm")
-    _check.fields(config, "[0, 1]", "gamma")
+    _check.fields(config, "[1, inf)", "num_steps")
     _check.fields(config, "[-20, 2]", "initial_log_std")
 
 
-def actor_of(config: AnalyticConfig, env: AnyEnv, actor: Any) -> Net:
+def actor_of(config: AnalyticConfig, env: AnyEnv, actor: Any) -> nn.Net:
     """Return the network of a policy, which gives a :class:`~funrl.distributions.TanhNormal` over the box of actions.
 
     Example:
@@ -112,7 +105,7 @@ def make(
     name: str,
     env: AnyEnv,
     config: Any,
-    actor: Net,
+    actor: nn.Net,
     *,
     init: Callable[[torch.Tensor, torch.Tensor], dict[str, Any]],
     update: Callable[..., tuple[LearnerState, dict[str, torch.Tensor]]],
@@ -140,29 +133,30 @@ def make(
     def greedy(params: ActorParams, key: torch.Tensor, observation: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         return actor.apply(params.network["actor"], normalized(params, observation)).mode(), {}
 
+    receive = receiving(env, config)
+
     def first(key: torch.Tensor, hparams: Mapping[str, torch.Tensor] = MappingProxyType({})) -> State:
         network_key, env_key = random.split(key).unbind(0)
 
-        def parts(actor: ActorState, observation: torch.Tensor, hparams: Any) -> dict[str, Any]:
+        def parts(actor: acting.ActorState, observation: torch.Tensor, hparams: Any) -> dict[str, Any]:
             own = init(network_key, observation)
             moments = stats.moments(observation) if config.normalize_observation else ()
             return {"params": ActorParams(own.pop("network"), moments), **own}
 
         return start_state(env_key, env, config, hparams, parts)
 
-    def collect(key: torch.Tensor, state: State) -> tuple[ActorState, Transition]:
+    def collect(key: torch.Tensor, state: State) -> tuple[acting.ActorState, Transition]:
         learner = state.learner
-        after, samples = rollout(learner.params, key, state.actor, learner.env_params, env=env, act=act, num_steps=config.num_steps)
+        after, samples = acting.rollout(learner.params, key, state.actor, learner.env_params, env=env, act=act, num_steps=config.num_steps)
         replay = tree.map(lambda x: x.expand(config.num_steps, *x.shape).clone(), (state.actor, key.expand(config.num_envs)))
         return after, samples.replace(extras={**samples.extras, "replay": replay})
 
     def learn(key: torch.Tensor, learner: LearnerState, transitions: Transition) -> tuple[LearnerState, dict[str, torch.Tensor]]:
-        check_experience(learner, transitions, config)
         if "replay" not in transitions.extras:
             raise ValueError(f"learn: transitions: {name} differentiates through the rollout; let the algorithm's own collect gather them")
         envs, rollout_key = tree.index(transitions.extras["replay"], 0)
-        samples, moments = in_dtype_of(learner.params, transitions.replace(extras={})), learner.params.observation
-        seen = samples.observation
+        learner, samples, metrics = receive(learner, transitions.replace(extras={}))
+        seen, moments = samples.observation, learner.params.observation
 
         def normal(samples: Transition) -> Transition:
             observation, successor = (normalized(learner.params, x) for x in (samples.observation, samples.next_observation))
@@ -170,14 +164,12 @@ def make(
 
         def play(params: Any) -> Transition:
             policy = learner.params.replace(network={**learner.params.network, "actor": params})
-            again = rollout(policy, rollout_key[0], envs, learner.env_params, env=env, act=act, num_steps=config.num_steps)[1]
+            again = acting.rollout(policy, rollout_key[0], envs, learner.env_params, env=env, act=act, num_steps=config.num_steps)[1]
             return normal(in_dtype_of(learner.params, again))
 
-        sums, episode_metrics = episodes.record(learner.episodes, samples)
-        learner, metrics = update(key, learner.replace(episodes=sums), normal(samples), play)
+        learner, own = update(key, learner, normal(samples), play)
         if config.normalize_observation:
             learner = learner.replace(params=learner.params.replace(observation=stats.update(moments, seen)))
-        num_steps = learner.num_steps + config.num_envs * config.num_steps
-        return learner.replace(num_steps=num_steps), {"steps": num_steps, **episode_metrics, **metrics}
+        return learner.replace(num_steps=metrics["steps"]), {**metrics, **own}
 
     return Algorithm(name, env, config, first, collect, learn, act, greedy, given or {})

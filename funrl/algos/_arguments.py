@@ -2,30 +2,16 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
-from funrl import _check, optim, tree
-from funrl.algos._algorithm import make_config
-from funrl.buffers import Buffer
-from funrl.nn import PopArt
-from funrl.policies import ActorCritic
-from funrl.schedules import Schedule
+from funrl import _check, buffers, nn, optim, policies, schedules, tree
 from funrl.typing import Metrics
 
 # The options that each argument replaces.
 # Metrics that a step adds itself, and metrics of losses that have one value for each sample.
-_RESERVED = (
-    "steps",
-    "episode_return",
-    "episode_return_min",
-    "episode_return_max",
-    "episode_length",
-    "episodes",
-    "updates",
-    "learning_rate",
-)
+_RESERVED = "steps episode_return episode_return_min episode_return_max episode_length episodes updates learning_rate".split()
 _SHAPED = ("td_error", "log_prob", "statistics")
 _CONVOLUTIONS = ("num_channels", "kernel_size", "stride", "layout")
 _REPLACED = {
@@ -34,6 +20,22 @@ _REPLACED = {
     "exploration": ("epsilon_start", "epsilon_end", "epsilon_steps", "exploration_noise"),
     "optimizer": ("learning_rate", "critic_learning_ratio", "anneal_steps", "max_grad_norm"),
 }
+# The interval of a number, which is the same in every algorithm.
+_INTERVALS = {
+    "[1, inf)": ("num_envs", "num_updates", "batch_size", "buffer_size", "num_epochs", "num_minibatches", "num_episodes", "num_options",
+                 "num_critics", "subset", "policy_delay", "target_period", "recurrent_size"),
+    "[2, inf)": ("num_atoms",),
+    "[0, inf)": ("learning_starts", "learning_rate", "critic_learning_ratio", "sigma_learning_rate", "weight_decay", "value_weight",
+                 "entropy_weight", "entropy_share", "deliberation_cost", "termination_weight", "priority_alpha", "priority_beta",
+                 "exploration_noise", "target_noise", "target_noise_clip", "clip", "num_elites"),
+    "[0, inf]": ("value_clip", "huber_delta"),
+    "(0, inf)": ("initial_alpha", "sigma", "epsilon_steps"),
+    "(0, inf]": ("anneal_steps", "max_grad_norm", "target_kl", "rho_clip", "c_clip"),
+    "[0, 1]": ("gamma", "lambda_", "tau", "momentum", "epsilon", "epsilon_start", "epsilon_end"),
+    "[0, 1)": ("max_change",),
+    "[0, 0.999999]": ("uniform_mix",),
+    "[-20, 20]": ("initial_log_std",),
+}  # fmt: skip
 # Names that other libraries use for them, the most likely first.
 _WORDS = {
     "network": ("net", "model", "module", "policy", "policy_network", "value_network", "q_network", "q_net", "actor_critic", "encoder",
@@ -61,7 +63,7 @@ def configure(kind: type, options: Mapping[str, Any], **arguments: Any) -> tuple
         The configuration, and the arguments that are not None.
 
     Raises:
-        ValueError: for an unknown name, or an option that one of the arguments replaces.
+        ValueError: for an unknown name, a number out of its interval, or an option that one of the arguments replaces.
         TypeError: for a value of another type than that of the field, or an argument of the wrong kind.
 
     Example:
@@ -83,6 +85,8 @@ def configure(kind: type, options: Mapping[str, Any], **arguments: Any) -> tuple
         if name not in fields:
             _check_word(kind, name, arguments)
     config = make_config(kind, dict(options))
+    for interval, names in _INTERVALS.items():
+        _check.fields(config, interval, *(name for name in names if name in fields))
     given = {name: value for name, value in arguments.items() if value is not None}
     if "actor" in given and "critic" in given:
         _check_unused("actor, critic", ("num_cells", "activation", "momentum"), options)
@@ -92,7 +96,44 @@ def configure(kind: type, options: Mapping[str, Any], **arguments: Any) -> tuple
     return config, given
 
 
-def scheduled(exploration: Schedule, num_steps: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+def make_config(kind: type, options: dict[str, Any]) -> Any:
+    """Build the configuration ``kind`` from keyword options; for an unknown name the error names the nearest option.
+
+    Raises:
+        ValueError: for an unknown name.
+        TypeError: for a value of another type than the field's.
+
+    Example:
+        >>> @tree.dataclass
+        ... class Config:
+        ...     num_envs: int = tree.static(default=64)
+        ...     gamma: float = 0.99
+        >>> make_config(Config, {"gamma": 1})
+        Config(num_envs=64, gamma=1.0)
+        >>> make_config(Config, {"gama": 1})
+        Traceback (most recent call last):
+        ...
+        ValueError: unknown option 'gama': did you mean gamma?
+    """
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    for name, value in options.items():
+        if name not in fields:
+            advice = _check.nearest(name, fields)
+            more = "" if advice.startswith("did") else f"; help({kind.__module__}.{kind.__qualname__}) says what each of them does"
+            raise ValueError(f"unknown option {name!r}: {advice}{more}")
+        expected = type(fields[name].default)
+        kinds = {expected, *(kind for kind in get_args(fields[name].type) if kind is tuple)}  # both of ``int | tuple``
+        if tuple in kinds and isinstance(value, list):
+            value = tuple(value)
+        if expected is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if not isinstance(value, tuple(kinds)) or (isinstance(value, bool) and bool not in kinds):
+            raise TypeError(f"{name}: expected {expected.__name__}, as its default {fields[name].default!r} is, got {value!r}")
+        options = {**options, name: value}
+    return kind(**options)
+
+
+def scheduled(exploration: schedules.Schedule, num_steps: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """Return the value [] of a schedule of exploration, in the dtype of ``like``.
 
     Raises:
@@ -159,7 +200,7 @@ def _check_unused(name: str, replaced: tuple[str, ...], options: Mapping[str, An
 
 def _replaced(name: str, value: Any, options: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the options that an argument replaces."""
-    if name == "network" and isinstance(value, ActorCritic):
+    if name == "network" and isinstance(value, policies.ActorCritic):
         return (*_REPLACED[name], "uniform_mix", "initial_log_std", "recurrent", "recurrent_size")
     if name == "network" and options.get("recurrent", "none") != "none":  # the hidden layers are above the recurrent layer
         return _CONVOLUTIONS
@@ -191,15 +232,15 @@ def _check_kind(kind: type, name: str, value: Any) -> None:
     if (name.endswith("loss") or name == "exploration") and (not callable(value) or isinstance(value, type | torch.nn.Module)):
         raise TypeError(f"{name}: expected a function, got {_check.describe(value)}; help({kind.__module__}.make) says of what")
     if name == "buffer":
-        _check.instance(name, value, Buffer, "call the factory, as in buffers.uniform(100_000)", "a funrl.buffers.Buffer")
+        _check.instance(name, value, buffers.Buffer, "call the factory, as in buffers.uniform(100_000)", "a funrl.buffers.Buffer")
     if name == "popart":
-        _check.instance(name, value, PopArt, "call the factory, as in nn.popart(task, num_tasks)", "a funrl.nn.PopArt")
+        _check.instance(name, value, nn.PopArt, "call the factory, as in nn.popart(task, num_tasks)", "a funrl.nn.PopArt")
     if name == "optimizer":
         _check.instance(name, value, optim.Optimizer, "call the factory, as in optim.adamw(1e-3)", "a funrl.optim.Optimizer")
 
 
 def _check_net(name: str, net: Any, *, whole: bool) -> None:
-    if whole and isinstance(net, ActorCritic):
+    if whole and isinstance(net, policies.ActorCritic):
         return
     if isinstance(net, torch.nn.Module):
         raise TypeError(f"{name}: expected a net of pure functions, got a module of torch; give funrl.nn.from_module({name})")

@@ -2,23 +2,15 @@
 
 import functools
 from collections.abc import Callable, Mapping
-from types import MappingProxyType, SimpleNamespace
+from types import MappingProxyType
 from typing import Any
 
 import torch
 
-from funrl import _check, nn, random, stats, tree
-from funrl.acting import ActorState, rollout, start
-from funrl.algos import episodes
+from funrl import _check, acting, nn, random, stats, tree
 from funrl.algos._actor_critic import normalized
-from funrl.algos._algorithm import (
-    Algorithm,
-    check_copies,
-    check_experience,
-    in_dtype_of,
-    start_state,
-    statistics,
-)
+from funrl.algos._algorithm import Algorithm, check_copies, receiving, start_state
+from funrl.algos._arguments import configure
 from funrl.algos._heads import action_head, check_actions, project_action
 from funrl.algos._networks import batchwise
 from funrl.algos._state import ActorParams, LearnerState, State
@@ -48,7 +40,9 @@ class EvolutionConfig(ImageConfig):
     normalize_observation: bool = tree.static(default=False)
 
 
-def make(name: str, env: AnyEnv, config: Any, strategy: Callable[[int, Any], Strategy], given: dict[str, Any]) -> Algorithm:
+def evolving(
+    name: str, env: AnyEnv, kind: type, options: Mapping[str, Any], strategy: Callable[[int, Any], Strategy], **arguments: Any
+) -> Algorithm:
     """Make an :class:`~funrl.algos.Algorithm` of a :class:`funrl.evolution.Strategy`.
 
     An update is a generation: ``collect`` asks for N candidates, each of which acts for E episodes from their start, without noise in its
@@ -58,9 +52,10 @@ def make(name: str, env: AnyEnv, config: Any, strategy: Callable[[int, Any], Str
     Args:
         name: its name for ``python -m funrl train``.
         env: a pure environment, not batched.
-        config: an :class:`EvolutionConfig`.
+        kind: the class of its configuration, an :class:`EvolutionConfig`.
+        options: fields of the configuration.
         strategy: ``strategy(num_candidates, hparams)``, whose ``ask`` returns its state as it was.
-        given: the parts that the user gave instead of the default ones; perhaps a ``network``.
+        **arguments: the parts that the user gave, such as ``network``; None: the default.
 
     Returns:
         The algorithm. ``learner.params`` are the ``best`` of the strategy, ``learner.optimizer`` is its state. Its metrics are ``steps``,
@@ -77,16 +72,17 @@ def make(name: str, env: AnyEnv, config: Any, strategy: Callable[[int, Any], Str
         >>> metrics["steps"], bool(metrics["fitness_max"] <= 50)
         (tensor(400), True)
     """
+    config, given = configure(kind, options, **arguments)
     check(config, env, given.get("network"))
     config = config.replace(num_steps=config.num_steps or env.max_episode_steps)
     number, each = config.num_envs // config.num_episodes, config.num_episodes
     net, act = _policy(config, env, given.get("network"))
-    moved = statistics(env)
+    receive = receiving(env, config)
 
     def init(key: torch.Tensor, hparams: Mapping[str, torch.Tensor] = MappingProxyType({})) -> State:
         network_key, env_key, strategy_key = random.split(key, 3).unbind(0)
 
-        def parts(actor: ActorState, observation: Any, hparams: Any) -> dict[str, Any]:
+        def parts(actor: acting.ActorState, observation: Any, hparams: Any) -> dict[str, Any]:
             chosen = strategy(number, hparams)
             state = chosen.init(strategy_key, net.init(network_key, observation))
             moments = stats.moments(observation) if config.normalize_observation else ()
@@ -94,15 +90,15 @@ def make(name: str, env: AnyEnv, config: Any, strategy: Callable[[int, Any], Str
 
         return start_state(env_key, env, config, hparams, parts)
 
-    def collect(key: torch.Tensor, state: State) -> tuple[ActorState, Transition]:
+    def collect(key: torch.Tensor, state: State) -> tuple[acting.ActorState, Transition]:
         ask_key, reset_key, step_key = random.split(key, 3).unbind(0)
         learner = state.learner
         candidates, _ = strategy(number, learner.hparams).ask(ask_key, learner.optimizer)
-        actor = start(reset_key, learner.env_params, env=env, num_envs=config.num_envs)
+        actor = acting.start(reset_key, learner.env_params, env=env, num_envs=config.num_envs)
 
-        def run(network: Any, key: torch.Tensor, actor: ActorState) -> tuple[ActorState, Transition]:
+        def run(network: Any, key: torch.Tensor, actor: acting.ActorState) -> tuple[acting.ActorState, Transition]:
             params = learner.params.replace(network=network)
-            return rollout(params, key, actor, learner.env_params, env=env, act=act, num_steps=config.num_steps)
+            return acting.rollout(params, key, actor, learner.env_params, env=env, act=act, num_steps=config.num_steps)
 
         keys = random.split(step_key, number)
         actor, transitions = torch.func.vmap(run)(candidates, keys, tree.reshape(actor, (number, each)))
@@ -113,9 +109,7 @@ def make(name: str, env: AnyEnv, config: Any, strategy: Callable[[int, Any], Str
 
     def learn(key: torch.Tensor, learner: LearnerState, transitions: Transition) -> tuple[LearnerState, dict[str, torch.Tensor]]:
         _check_candidates(name, transitions)
-        check_experience(learner, transitions, config)
-        samples = in_dtype_of(learner.params, transitions)
-        sums, episode_metrics = episodes.record(learner.in_new_episodes().episodes, samples)
+        learner, samples, metrics = receive(learner, transitions, fresh=True)
         returns = torch.where(first_episodes(samples.done), samples.reward, 0.0).sum(0)
         fitness = returns.reshape(number, each).mean(1)
         candidates = torch.func.vmap(tree.ravel(learner.params.network)[1])(samples.extras["candidate"][0, ::each])
@@ -124,11 +118,8 @@ def make(name: str, env: AnyEnv, config: Any, strategy: Callable[[int, Any], Str
         params = learner.params.replace(network=tree.clone(chosen.best(state)))
         if config.normalize_observation:
             params = params.replace(observation=stats.update(params.observation, samples.observation))
-        num_steps = learner.num_steps + config.num_envs * config.num_steps
-        env_params = moved(learner.env_params, samples)
-        learner = learner.replace(params=params, optimizer=state, num_steps=num_steps, env_params=env_params, episodes=sums)
         ends = {"fitness_mean": fitness.mean(), "fitness_max": fitness.amax(), "fitness_min": fitness.amin()}
-        return learner, {"steps": num_steps, **episode_metrics, **ends}
+        return learner.replace(params=params, optimizer=state, num_steps=metrics["steps"]), {**metrics, **ends}
 
     return Algorithm(name, env, config, init, collect, learn, act, act, given)
 
@@ -155,10 +146,9 @@ def check(config: Any, env: AnyEnv, network: Any = None) -> None:
     if isinstance(env, VectorEnv):
         kind = "runs outside torch" if env.host else f"has {env.num_envs} copies"
         raise ValueError(f"env: expected a single pure environment, as each candidate has its own, but {env.name} {kind}")
-    _check.fields(config, "[1, inf)", "num_envs", "num_episodes")
     _check.fields(config, "[0, inf)", "num_steps")
     _check.divisor("num_episodes", config.num_episodes, config.num_envs, "num_envs", "num_envs counts those of all candidates")
-    check_actions(SimpleNamespace(uniform_mix=0.0, initial_log_std=0.0), env)
+    check_actions(env)
     if network is None:
         check_observations(env)
         check_layers(config, env)

@@ -108,12 +108,12 @@ def project_boxes(space: Any, action: Any) -> Any:
     return space.project(action) if isinstance(space, Box) else action
 
 
-def check_actions(config: Any, env: AnyEnv) -> None:
+def check_actions(env: AnyEnv, uniform_mix: float = 0.0, initial_log_std: float = 0.0) -> None:
     """Raise a ValueError unless there is a head for the actions of an environment, and the options fit them.
 
     Example:
         >>> import funrl
-        >>> check_actions(funrl.algos.ppo.PPOConfig(uniform_mix=0.1), funrl.envs.make("Pendulum-v1"))
+        >>> check_actions(funrl.envs.make("Pendulum-v1"), uniform_mix=0.1)
         Traceback (most recent call last):
         ...
         ValueError: uniform_mix: is for discrete actions, but Pendulum-v1 has continuous ones; leave it at 0
@@ -125,10 +125,10 @@ def check_actions(config: Any, env: AnyEnv) -> None:
         raise ValueError(
             f"env: expected actions that are Discrete, a floating-point Box, MultiDiscrete or Binary, or a Tuple or Dict of them, got {got}"
         )
-    if config.uniform_mix and not isinstance(actions, Discrete):
+    if uniform_mix and not isinstance(actions, Discrete):
         kind = "continuous" if isinstance(actions, Box) else "other"
         raise ValueError(f"uniform_mix: is for discrete actions, but {env.name} has {kind} ones; leave it at 0")
-    if config.initial_log_std and not any(isinstance(part, Box) for part in _entries(actions)):
+    if initial_log_std and not any(isinstance(part, Box) for part in _entries(actions)):
         raise ValueError(f"initial_log_std: is for continuous actions, but {env.name} has discrete ones; leave it at 0")
 
 

@@ -5,11 +5,9 @@ from typing import Any
 
 import torch
 
-from funrl import nn, random, tree
+from funrl import distributions, nn, random, tree
 from funrl.algos.images import encoder
-from funrl.distributions import Independent, TanhNormal, normal_params
 from funrl.env import AnyEnv
-from funrl.nn import activation_function
 from funrl.spaces import Box, Dict, Tuple
 
 
@@ -188,16 +186,18 @@ def stochastic_actor(num_cells: tuple[int, ...], space: Box, activation: str, ne
     return nn.Net(net.init, lambda params, observation: over_the_box(net.apply(params, observation), space, log_std))
 
 
-def over_the_box(output: torch.Tensor, space: Box, log_std: float = 0.0) -> Independent:
+def over_the_box(output: torch.Tensor, space: Box, log_std: float = 0.0) -> distributions.Independent:
     """Return the :class:`~funrl.distributions.TanhNormal` with the parameters [..., 2A], see :func:`stochastic_actor`.
 
     Example:
         >>> over_the_box(torch.zeros(5, 2), Box(-2.0, 2.0, (1,))).mode().shape
         torch.Size([5, 1])
     """
-    head = normal_params(nn.Net(lambda key: (), lambda params, x: x), lambda x: (x + log_std).clamp(-20.0, 2.0).exp(), min_scale=1e-8)
+    head = distributions.normal_params(
+        nn.Net(lambda key: (), lambda params, x: x), lambda x: (x + log_std).clamp(-20.0, 2.0).exp(), min_scale=1e-8
+    )
     loc, scale = head.apply((), output)
-    return Independent(TanhNormal(loc, scale, tuple(space.low.tolist()), tuple(space.high.tolist())), 1)
+    return distributions.Independent(distributions.TanhNormal(loc, scale, tuple(space.low.tolist()), tuple(space.high.tolist())), 1)
 
 
 def q_ensemble(num_critics: int, num_cells: tuple[int, ...], activation: str, net: nn.Net | None = None) -> nn.Net:
@@ -257,7 +257,7 @@ def q_network(
     num_actions = env.action_space.n
     if network is not None:
         return batchwise("network", network, env.observation_space, num_actions, *((num_atoms,) if num_atoms > 1 else ()))
-    activation = activation_function("activation", config.activation)
+    activation = nn.activation_function("activation", config.activation)
 
     def layers(cells: tuple[int, ...], *head: int) -> nn.Net:
         if not noisy:

@@ -5,21 +5,18 @@ from typing import Any, NamedTuple
 
 import torch
 
-from funrl import nn, random, tree
+from funrl import distributions, nn, random, spaces, tree
 from funrl.algos._networks import over_the_box
-from funrl.distributions import Independent
-from funrl.nn import Module, OwnNet
-from funrl.spaces import Box
 
 
-class NormalizedCritics(NamedTuple):
-    """Critics with batch normalisation.
+class Normalized(NamedTuple):
+    """A network with batch normalisation, such as E critics with the inputs observation [B, D] and action [B, A].
 
     Attributes:
-        init: ``init(key, observation [D], action [A]) -> params``.
+        init: ``init(key, *inputs) -> params``, of inputs without a batch dimension.
         start: ``start(params) -> statistics``, the initial running statistics.
-        train: ``train(params, statistics, observation [B, D], action [B, A]) -> (Q [E, B], statistics)``, normalised by the batch.
-        apply: ``apply(params, statistics, observation, action) -> Q [E, B]``, normalised by the running statistics.
+        train: ``train(params, statistics, *inputs) -> (outputs, statistics)``, normalised by the batch; outputs of critics are [E, B].
+        apply: ``apply(params, statistics, *inputs) -> outputs``, normalised by the running statistics.
     """
 
     init: Callable[..., Any]
@@ -42,17 +39,8 @@ class NormalizedActor(NamedTuple):
     apply: Callable[..., Any]
 
 
-class _Chain(NamedTuple):
-    """A network with running statistics: like :class:`NormalizedCritics`, but for one critic or an actor, and for any inputs."""
-
-    init: Callable[..., Any]
-    start: Callable[..., Any]
-    train: Callable[..., Any]
-    apply: Callable[..., Any]
-
-
 def normalized_actor(
-    num_cells: tuple[int, ...], space: Box, activation: str, momentum: float, chain: _Chain | None = None
+    num_cells: tuple[int, ...], space: spaces.Box, activation: str, momentum: float, chain: Normalized | None = None
 ) -> NormalizedActor:
     """Make an actor as :func:`~funrl.algos._networks.stochastic_actor`, with batch normalisation of the input and of each hidden layer.
 
@@ -71,19 +59,19 @@ def normalized_actor(
         layers = chain.init(key, observation)
         return {"layers": layers, "statistics": chain.start(layers)}
 
-    def train(params: dict[str, Any], observation: torch.Tensor) -> tuple[Independent, Any]:
+    def train(params: dict[str, Any], observation: torch.Tensor) -> tuple[distributions.Independent, Any]:
         output, statistics = chain.train(params["layers"], params["statistics"], observation)
         return over_the_box(output, space), statistics
 
-    def apply(params: dict[str, Any], observation: torch.Tensor) -> Independent:
+    def apply(params: dict[str, Any], observation: torch.Tensor) -> distributions.Independent:
         return over_the_box(chain.apply(params["layers"], params["statistics"], observation), space)
 
     return NormalizedActor(init, train, apply)
 
 
 def normalized_critics(
-    num_critics: int, num_cells: tuple[int, ...], activation: str, momentum: float, chain: _Chain | None = None
-) -> NormalizedCritics:
+    num_critics: int, num_cells: tuple[int, ...], activation: str, momentum: float, chain: Normalized | None = None
+) -> Normalized:
     """Make E critics with batch normalisation of the input and of each hidden layer.
 
     Example:
@@ -109,10 +97,10 @@ def normalized_critics(
     def apply(params: Any, statistics: Any, observation: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
         return torch.func.vmap(lambda *member: chain.apply(*member, observation, action))(params, statistics).squeeze(-1)
 
-    return NormalizedCritics(init, start, train, apply)
+    return Normalized(init, start, train, apply)
 
 
-def _normalized(layers: list[nn.Net], momentum: float) -> _Chain:
+def _normalized(layers: list[nn.Net], momentum: float) -> Normalized:
     """Return one network of layers, with batch normalisation before each layer."""
     norm = nn.batch_norm(momentum)
 
@@ -140,10 +128,10 @@ def _normalized(layers: list[nn.Net], momentum: float) -> _Chain:
             x = layer.apply(part["layer"], norm.apply(part["norm"], moments, x))
         return x
 
-    return _Chain(init, start, train, apply)
+    return Normalized(init, start, train, apply)
 
 
-def chain_of(net: OwnNet, batchwise: Any) -> Any:
+def chain_of(net: nn.OwnNet, batchwise: Any) -> Any:
     """Return a net of the user's own for :func:`normalized_actor` or :func:`normalized_critics`; a torch module may have statistics.
 
     Example:
@@ -152,8 +140,8 @@ def chain_of(net: OwnNet, batchwise: Any) -> Any:
     """
     if net is None:
         return None
-    if not isinstance(net, Module):
-        return _Chain(
+    if not isinstance(net, nn.Module):
+        return Normalized(
             batchwise.init,
             lambda params: (),
             lambda params, statistics, *inputs: (batchwise.apply(params, *inputs), ()),
@@ -170,4 +158,4 @@ def chain_of(net: OwnNet, batchwise: Any) -> Any:
     def apply(params: Any, statistics: Any, *inputs: Any) -> torch.Tensor:
         return batchwise.apply(params, *inputs, state={**net.start(), **statistics})
 
-    return _Chain(batchwise.init, start, train, apply)
+    return Normalized(batchwise.init, start, train, apply)

@@ -4,8 +4,7 @@ from typing import Any
 
 import torch
 
-from funrl import tree
-from funrl.acting import ActorState
+from funrl import acting, tree
 from funrl.algos._rewards import RewardScale
 from funrl.algos.episodes import Episodes
 
@@ -58,14 +57,12 @@ class LearnerState(tree.Replaceable):
 
     def in_new_episodes(self) -> "LearnerState":
         """Return the learner after a reset of all environments: the sums of the running episodes are 0."""
-        changes: dict[str, Any] = {}
-        if isinstance(self.episodes, Episodes):
-            changes["episodes"] = self.episodes.replace(
-                running_return=torch.zeros_like(self.episodes.running_return),
-                running_length=torch.zeros_like(self.episodes.running_length),
-            )
-        if isinstance(self.normalizers, RewardScale):
-            changes["normalizers"] = self.normalizers.replace(discounted=torch.zeros_like(self.normalizers.discounted))
+        sums, scale, changes = self.episodes, self.normalizers, {}
+        if isinstance(sums, Episodes):
+            none = {"running_return": torch.zeros_like(sums.running_return), "running_length": torch.zeros_like(sums.running_length)}
+            changes["episodes"] = sums.replace(**none)
+        if isinstance(scale, RewardScale):
+            changes["normalizers"] = scale.replace(discounted=torch.zeros_like(scale.discounted))
         return self.replace(**changes)
 
 
@@ -78,5 +75,22 @@ class State(tree.Replaceable):
         learner: :class:`LearnerState`.
     """
 
-    actor: ActorState
+    actor: acting.ActorState
     learner: LearnerState
+
+
+@tree.dataclass
+class Learned(tree.Replaceable):
+    """The part of a learner that a gradient step changes.
+
+    Attributes:
+        network: the parameters.
+        target: the target parameters, without shared memory, or other values that targets are computed from.
+        optimizer: the state of the optimizer, or of several.
+        num_updates: int64 [], gradient steps so far.
+    """
+
+    network: Any
+    target: Any
+    optimizer: Any
+    num_updates: torch.Tensor

@@ -4,16 +4,12 @@ from typing import Any
 
 import torch
 
-from funrl import _check, tree
+from funrl import nn, optim, policies, tree
 from funrl.algos import _actor_critic as actor_critic, on_policy
 from funrl.algos._algorithm import Algorithm
 from funrl.algos._arguments import configure
-from funrl.algos.on_policy import ActorCriticConfig, Learner
 from funrl.env import AnyEnv, Transition
 from funrl.losses import A2CBatch, a2c_loss
-from funrl.nn import Module, Net
-from funrl.optim import Optimizer
-from funrl.policies import ActorCritic
 from funrl.returns import gae
 from funrl.typing import Loss, Metrics
 
@@ -21,7 +17,7 @@ __all__ = ["A2CConfig", "make"]
 
 
 @tree.dataclass
-class A2CConfig(ActorCriticConfig):
+class A2CConfig(on_policy.ActorCriticConfig):
     """The options of :func:`make`, in addition to those of :class:`~funrl.algos.on_policy.ActorCriticConfig`.
 
     Attributes:
@@ -35,8 +31,8 @@ class A2CConfig(ActorCriticConfig):
 def make(
     env: AnyEnv,
     *,
-    network: Net | Module | ActorCritic | None = None,
-    optimizer: Optimizer | None = None,
+    network: nn.Net | nn.Module | policies.ActorCritic | None = None,
+    optimizer: optim.Optimizer | None = None,
     loss: Loss | None = None,
     **options: Any,
 ) -> Algorithm:
@@ -77,7 +73,6 @@ def make(
     """
     config, given = configure(A2CConfig, options, network=network, optimizer=optimizer, loss=loss)
     on_policy.check_actor_critic(config, env, network)
-    _check.fields(config, "[0, 1]", "lambda_")
     nets = actor_critic.make(config, env, network)
 
     def prepare(params: Any, samples: Transition, hparams: A2CConfig) -> A2CBatch:
@@ -90,5 +85,5 @@ def make(
     def own_loss(params: Any, rows: A2CBatch, hparams: A2CConfig) -> tuple[torch.Tensor, Metrics]:
         return a2c_loss(params, rows, apply=nets.both, value_weight=hparams.value_weight, entropy_weight=hparams.entropy_weight)
 
-    spec = Learner(nets.init, *on_policy.stochastic(nets), prepare, own_loss)
+    spec = on_policy.Learner(nets.init, *on_policy.stochastic(nets), prepare, own_loss)
     return on_policy.make("a2c", env, config, spec, given, apply=nets.both)

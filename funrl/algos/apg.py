@@ -4,16 +4,13 @@ from typing import Any
 
 import torch
 
-from funrl import tree
-from funrl.algos import _analytic as analytic
+from funrl import nn, optim, tree
+from funrl.algos import _analytic as analytic, on_policy
 from funrl.algos._algorithm import Algorithm, annealed
 from funrl.algos._analytic import AnalyticConfig
 from funrl.algos._arguments import configure
 from funrl.algos._state import LearnerState
-from funrl.algos.on_policy import clipped_adam
 from funrl.env import AnyEnv, Transition
-from funrl.nn import Net
-from funrl.optim import Optimizer, apply_updates, global_norm
 
 __all__ = ["APGConfig", "make"]
 
@@ -36,7 +33,7 @@ class APGConfig(AnalyticConfig):
     """
 
 
-def make(env: AnyEnv, *, actor: Net | None = None, optimizer: Optimizer | None = None, **options: Any) -> Algorithm:
+def make(env: AnyEnv, *, actor: nn.Net | None = None, optimizer: optim.Optimizer | None = None, **options: Any) -> Algorithm:
     r"""Make analytic policy gradients for an environment of differentiable torch, with vectors and continuous actions.
 
     An update plays T steps of B environments and takes one step of Adam along the gradient of
@@ -81,17 +78,17 @@ def make(env: AnyEnv, *, actor: Net | None = None, optimizer: Optimizer | None =
 
     def init(key: torch.Tensor, observation: torch.Tensor) -> dict[str, Any]:
         params = policy.init(key, observation)
-        return {"network": {"actor": params}, "optimizer": (optimizer or clipped_adam(0.0, 1.0)).init(params)}
+        return {"network": {"actor": params}, "optimizer": (optimizer or on_policy.clipped_adam(0.0, 1.0)).init(params)}
 
     def update(key: torch.Tensor, learner: LearnerState, samples: Transition, play: Any) -> tuple[LearnerState, dict[str, torch.Tensor]]:
         hparams, params = learner.hparams, learner.params.network["actor"]
         weight = analytic.discounts(samples.done, hparams.gamma)
         gradient, loss = torch.func.grad_and_value(lambda params: -(weight * play(params).reward).mean())(params)
         learning_rate = annealed(hparams, learner.num_steps)
-        stepper = optimizer or clipped_adam(learning_rate, hparams.max_grad_norm)
+        stepper = optimizer or on_policy.clipped_adam(learning_rate, hparams.max_grad_norm)
         updates, state = stepper.update(gradient, learner.optimizer, params)
-        network = {"actor": apply_updates(params, updates)}
-        metrics = {"policy_loss": loss, "gradient_norm": global_norm(tree.ravel(gradient)[0])}
+        network = {"actor": optim.apply_updates(params, updates)}
+        metrics = {"policy_loss": loss, "gradient_norm": optim.global_norm(tree.ravel(gradient)[0])}
         if optimizer is None:
             metrics["learning_rate"] = learning_rate
         return learner.replace(params=learner.params.replace(network=network), optimizer=state), metrics

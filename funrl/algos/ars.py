@@ -2,14 +2,10 @@
 
 from typing import Any
 
-from funrl import _check, evolution, optim, tree
-from funrl.algos import _evolutionary
+from funrl import evolution, nn, optim, tree
 from funrl.algos._algorithm import Algorithm
-from funrl.algos._arguments import configure
-from funrl.algos._evolutionary import EvolutionConfig
+from funrl.algos._evolutionary import EvolutionConfig, evolving
 from funrl.env import AnyEnv
-from funrl.nn import OwnNet
-from funrl.optim import Optimizer
 
 __all__ = ["ARSConfig", "make"]
 
@@ -29,7 +25,7 @@ class ARSConfig(EvolutionConfig):
     num_elites: int = tree.static(default=0)
 
 
-def make(env: AnyEnv, *, network: OwnNet = None, optimizer: Optimizer | None = None, **options: Any) -> Algorithm:
+def make(env: AnyEnv, *, network: nn.OwnNet = None, optimizer: optim.Optimizer | None = None, **options: Any) -> Algorithm:
     """Make ARS for a pure environment: an update is a generation of :func:`funrl.evolution.ars`.
 
     Args:
@@ -53,12 +49,9 @@ def make(env: AnyEnv, *, network: OwnNet = None, optimizer: Optimizer | None = N
     Reference: H. Mania, A. Guy, B. Recht, "Simple random search provides a competitive approach to reinforcement learning", 2018,
         arXiv:1803.07055: version V1-t, or V2-t with ``normalize_observation``.
     """
-    config, given = configure(ARSConfig, options, network=network, optimizer=optimizer)
-    _check.fields(config, "(0, inf)", "sigma")
-    _check.fields(config, "[0, inf)", "learning_rate", "num_elites")
 
     def strategy(num_candidates: int, hparams: ARSConfig) -> evolution.Strategy:
         rule = optimizer or optim.sgd(hparams.learning_rate)
         return evolution.ars(num_candidates, rule, num_elites=hparams.num_elites or None, sigma=hparams.sigma)
 
-    return _evolutionary.make("ars", env, config, strategy, given)
+    return evolving("ars", env, ARSConfig, options, strategy, network=network, optimizer=optimizer)

@@ -2,13 +2,10 @@
 
 from typing import Any
 
-from funrl import _check, evolution, tree
-from funrl.algos import _evolutionary
+from funrl import evolution, nn, tree
 from funrl.algos._algorithm import Algorithm
-from funrl.algos._arguments import configure
-from funrl.algos._evolutionary import EvolutionConfig
+from funrl.algos._evolutionary import EvolutionConfig, evolving
 from funrl.env import AnyEnv
-from funrl.nn import OwnNet
 
 __all__ = ["CMAESConfig", "make"]
 
@@ -28,7 +25,7 @@ class CMAESConfig(EvolutionConfig):
     learning_rate: Any = 1.0
 
 
-def make(env: AnyEnv, *, network: OwnNet = None, **options: Any) -> Algorithm:
+def make(env: AnyEnv, *, network: nn.OwnNet = None, **options: Any) -> Algorithm:
     """Make CMA-ES for a pure environment: an update is a generation of :func:`funrl.evolution.cma_es`.
 
     Args:
@@ -51,11 +48,8 @@ def make(env: AnyEnv, *, network: OwnNet = None, **options: Any) -> Algorithm:
     Reference: N. Hansen, "The CMA Evolution Strategy: A Tutorial", 2016, arXiv:1604.00772, and more as for
         :func:`funrl.evolution.cma_es`.
     """
-    config, given = configure(CMAESConfig, options, network=network)
-    _check.fields(config, "(0, inf)", "sigma")
-    _check.fields(config, "[0, inf)", "learning_rate")
 
     def strategy(num_candidates: int, hparams: CMAESConfig) -> evolution.Strategy:
         return evolution.cma_es(num_candidates, sigma=hparams.sigma, learning_rate=hparams.learning_rate, separable=hparams.separable)
 
-    return _evolutionary.make("cma_es", env, config, strategy, given)
+    return evolving("cma_es", env, CMAESConfig, options, strategy, network=network)

@@ -4,28 +4,23 @@ from typing import Any
 
 import torch
 
-from funrl import _check, tree
+from funrl import _check, buffers, nn, optim, schedules, tree
 from funrl.algos import off_policy
 from funrl.algos._algorithm import Algorithm
 from funrl.algos._arguments import configure, with_default
-from funrl.algos._gradients import Learned, apply_gradients, start_optimizer
 from funrl.algos._networks import batchwise, critic_member, observations
-from funrl.algos._normalized import NormalizedActor, NormalizedCritics, chain_of, normalized_actor, normalized_critics
-from funrl.algos._off_policy_actors import apply_gradients_with_temperature, init_soft_actor_critic, soft_policy
-from funrl.algos.off_policy import Learner, OffPolicyConfig
-from funrl.buffers import Buffer
+from funrl.algos._normalized import Normalized, NormalizedActor, chain_of, normalized_actor, normalized_critics
+from funrl.algos._off_policy_parts import apply_gradients_with_temperature, init_soft_actor_critic, minimize, soft_policy, start_optimizer
+from funrl.algos._state import Learned
 from funrl.env import AnyEnv, Transition
 from funrl.losses import SoftActorCritic, crossq_actor_loss, crossq_critic_loss
-from funrl.nn import OwnNet
-from funrl.optim import Optimizer
-from funrl.schedules import Schedule
 from funrl.typing import Loss
 
 __all__ = ["CrossQConfig", "make"]
 
 
 @tree.dataclass
-class CrossQConfig(OffPolicyConfig):
+class CrossQConfig(off_policy.OffPolicyConfig):
     """The options of :func:`make`, in addition to those of :class:`~funrl.algos.off_policy.OffPolicyConfig`.
 
     Attributes:
@@ -46,11 +41,11 @@ class CrossQConfig(OffPolicyConfig):
 def make(
     env: AnyEnv,
     *,
-    actor: OwnNet = None,
-    critic: OwnNet = None,
-    optimizer: Optimizer | None = None,
-    buffer: Buffer | None = None,
-    exploration: Schedule | None = None,
+    actor: nn.OwnNet = None,
+    critic: nn.OwnNet = None,
+    optimizer: optim.Optimizer | None = None,
+    buffer: buffers.Buffer | None = None,
+    exploration: schedules.Schedule | None = None,
     critic_loss: Loss | None = None,
     actor_loss: Loss | None = None,
     **options: Any,
@@ -93,7 +88,8 @@ def make(
     """
     further = {"exploration": exploration, "critic_loss": critic_loss, "actor_loss": actor_loss}
     config, given = configure(CrossQConfig, options, actor=actor, critic=critic, optimizer=optimizer, buffer=buffer, **further)
-    _check_config(config, env, observations(actor, critic))
+    off_policy.check("CrossQ", env, config, discrete=False, observations=observations(actor, critic))
+    _check.integer("batch_size", config.batch_size, 2, remedy="a batch of one has no variance to normalise by")
     space, (policy, critics) = env.action_space, _networks(config, env, actor, critic)
     critic_objective = with_default(critic_loss, crossq_critic_loss, needed=("td_error", "statistics"))
     actor_objective = with_default(actor_loss, crossq_actor_loss, needed=("log_prob",))
@@ -103,19 +99,13 @@ def make(
         return network, critics.start(network.critic), start_optimizer(optimizer, network, "actor", "critic", "log_alpha")
 
     def learn(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: Any) -> Any:
-        gradient, (_, metrics) = torch.func.grad_and_value(critic_objective, has_aux=True)(
-            learned.network.critic,
-            learned.network,
-            learned.target,
-            key,
-            batch,
-            actor=policy.apply,
-            critic=critics.train,
-            gamma=gamma,
-            weight=weight,
-        )
-        statistics = metrics.pop("statistics")
-        return apply_gradients(learned, gradient, hparams.learning_rate, optimizer, part="critic").replace(target=statistics), metrics
+        networks = {"actor": policy.apply, "critic": critics.train}
+
+        def loss(critic: Any) -> tuple[torch.Tensor, Any]:
+            return critic_objective(critic, learned.network, learned.target, key, batch, gamma=gamma, weight=weight, **networks)
+
+        learned, metrics = minimize(loss, learned, hparams.learning_rate, optimizer, "critic")
+        return learned.replace(target=metrics.pop("statistics")), metrics
 
     def move_actor(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: Any) -> Any:
         network = learned.network
@@ -134,22 +124,13 @@ def make(
         network = learned.network
         return learned.replace(network=network.replace(actor={**network.actor, "statistics": statistics})), metrics
 
-    spec = Learner(init, learn, *soft_policy(policy, exploration), move_actor, config.policy_delay)  # pyright: ignore
+    spec = off_policy.Learner(init, learn, *soft_policy(policy, exploration), move_actor, config.policy_delay)  # pyright: ignore
     return off_policy.make("crossq", env, config, spec, given)
 
 
-def _networks(config: CrossQConfig, env: AnyEnv, actor: Any, critic: Any) -> tuple[NormalizedActor, NormalizedCritics]:
+def _networks(config: CrossQConfig, env: AnyEnv, actor: Any, critic: Any) -> tuple[NormalizedActor, Normalized]:
     space, seen = env.action_space, env.observation_space
     own = chain_of(actor, batchwise("actor", actor, seen, 2 * space.shape[0]))
     policy = normalized_actor(config.num_cells, space, config.activation, config.momentum, own)
     own = chain_of(critic, critic_member(critic, 2, seen, 1))
     return policy, normalized_critics(2, config.num_cells, config.activation, config.momentum, own)
-
-
-def _check_config(config: CrossQConfig, env: AnyEnv, observations: str) -> None:
-    off_policy.check("CrossQ", env, config, discrete=False, observations=observations)
-    _check.fields(config, "[1, inf)", "policy_delay")
-    _check.fields(config, "[0, 1]", "momentum")
-    _check.fields(config, "(0, inf)", "initial_alpha")
-    _check.fields(config, "[0, inf)", "entropy_share")
-    _check.integer("batch_size", config.batch_size, 2, remedy="a batch of one has no variance to normalise by")

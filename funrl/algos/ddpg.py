@@ -4,21 +4,15 @@ from typing import Any
 
 import torch
 
-from funrl import _check, tree
+from funrl import buffers, nn, optim, schedules, tree
 from funrl.algos import off_policy
 from funrl.algos._algorithm import Algorithm
 from funrl.algos._arguments import configure, with_default
-from funrl.algos._gradients import Learned, apply_all_gradients, start_optimizer
-from funrl.algos._networks import batchwise, critic_member, deterministic_actor, observations, q_ensemble
-from funrl.algos._off_policy_actors import init_actor_critic, noisy_policy
-from funrl.algos.off_policy import Learner, OffPolicyConfig
-from funrl.buffers import Buffer
+from funrl.algos._off_policy_parts import actor_and_critics, init_actor_critic, minimize, noisy_policy, start_optimizer
+from funrl.algos._state import Learned
 from funrl.env import AnyEnv, Transition
 from funrl.losses import ActorCritic, ddpg_loss
-from funrl.nn import OwnNet
-from funrl.optim import Optimizer, soft_update
-from funrl.schedules import Schedule
-from funrl.typing import Loss
+from funrl.typing import Loss, Metrics
 
 __all__ = ["DDPGConfig", "make"]
 
@@ -27,7 +21,7 @@ _PARTS = ("actor", "critic")
 
 
 @tree.dataclass
-class DDPGConfig(OffPolicyConfig):
+class DDPGConfig(off_policy.OffPolicyConfig):
     """The options of :func:`make`, in addition to those of :class:`~funrl.algos.off_policy.OffPolicyConfig`.
 
     Attributes:
@@ -42,11 +36,11 @@ class DDPGConfig(OffPolicyConfig):
 def make(
     env: AnyEnv,
     *,
-    actor: OwnNet = None,
-    critic: OwnNet = None,
-    optimizer: Optimizer | None = None,
-    buffer: Buffer | None = None,
-    exploration: Schedule | None = None,
+    actor: nn.OwnNet = None,
+    critic: nn.OwnNet = None,
+    optimizer: optim.Optimizer | None = None,
+    buffer: buffers.Buffer | None = None,
+    exploration: schedules.Schedule | None = None,
     loss: Loss | None = None,
     **options: Any,
 ) -> Algorithm:
@@ -87,13 +81,8 @@ def make(
     """
     further = {"exploration": exploration, "loss": loss}
     config, given = configure(DDPGConfig, options, actor=actor, critic=critic, optimizer=optimizer, buffer=buffer, **further)
-    off_policy.check("DDPG", env, config, discrete=False, observations=observations(actor, critic))
-    _check.fields(config, "[0, 1]", "tau")
-    _check.fields(config, "[0, inf)", "exploration_noise")
-    space, seen = env.action_space, env.observation_space
-    own = batchwise("actor", actor, seen, space.shape[0])
-    policy = deterministic_actor(config.num_cells, space, config.activation, own)
-    critics = q_ensemble(1, config.num_cells, config.activation, critic_member(critic, 1, seen, 1))
+    policy, critics = actor_and_critics("DDPG", config, env, actor, critic, 1, stochastic=False)
+    space = env.action_space
 
     def single_critic(params: Any, observation: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
         return critics.apply(params, observation, action).squeeze(0)
@@ -105,11 +94,11 @@ def make(
         return network, tree.map(torch.clone, network), start_optimizer(optimizer, network, *(_PARTS if optimizer else ()))
 
     def learn(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: Any) -> Any:
-        gradient, (_, metrics) = torch.func.grad_and_value(objective, has_aux=True)(
-            learned.network, learned.target, batch, actor=policy.apply, critic=single_critic, gamma=gamma, weight=weight
-        )
-        learned = apply_all_gradients(learned, gradient, hparams.learning_rate, optimizer, _PARTS)
-        return learned.replace(target=soft_update(learned.network, learned.target, tau=hparams.tau)), metrics
+        def total(network: ActorCritic) -> tuple[torch.Tensor, Metrics]:
+            return objective(network, learned.target, batch, actor=policy.apply, critic=single_critic, gamma=gamma, weight=weight)
 
-    spec = Learner(init, learn, *noisy_policy(policy, space, exploration))
+        learned, metrics = minimize(total, learned, hparams.learning_rate, optimizer, *_PARTS)
+        return learned.replace(target=optim.soft_update(learned.network, learned.target, tau=hparams.tau)), metrics
+
+    spec = off_policy.Learner(init, learn, *noisy_policy(policy, space, exploration))
     return off_policy.make("ddpg", env, config, spec, given)

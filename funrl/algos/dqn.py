@@ -1,33 +1,26 @@
 """Deep Q-networks, and the parts of Rainbow."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from funrl import _check, buffers, tree
+from funrl import buffers, nn, optim, random, schedules, tree
 from funrl.algos import off_policy
 from funrl.algos._algorithm import Algorithm
 from funrl.algos._arguments import configure, scheduled, with_default
-from funrl.algos._gradients import Learned, apply_gradients, start_optimizer
 from funrl.algos._networks import q_network
-from funrl.algos._state import ActorParams
+from funrl.algos._off_policy_parts import minimize, start_optimizer
+from funrl.algos._state import ActorParams, Learned
 from funrl.algos.images import ImageConfig, check_layers
-from funrl.algos.off_policy import Learner, OffPolicyConfig
-from funrl.buffers import Buffer
 from funrl.env import AnyEnv, Transition
 from funrl.losses import c51_loss, dqn_loss
-from funrl.nn import OwnNet
-from funrl.optim import Optimizer, hard_update, soft_update
-from funrl.random import split
-from funrl.schedules import Schedule, linear
-from funrl.typing import Loss
+from funrl.typing import Loss, Metrics
 
 __all__ = ["DQNConfig", "make"]
 
 
 @tree.dataclass
-class DQNConfig(ImageConfig, OffPolicyConfig):
+class DQNConfig(ImageConfig, off_policy.OffPolicyConfig):
     """The options of :func:`make`, in addition to those of :class:`~funrl.algos.off_policy.OffPolicyConfig` and
     :class:`~funrl.algos.images.ImageConfig`.
 
@@ -74,10 +67,10 @@ class DQNConfig(ImageConfig, OffPolicyConfig):
 def make(
     env: AnyEnv,
     *,
-    network: OwnNet = None,
-    optimizer: Optimizer | None = None,
-    buffer: Buffer | None = None,
-    exploration: Schedule | None = None,
+    network: nn.OwnNet = None,
+    optimizer: optim.Optimizer | None = None,
+    buffer: buffers.Buffer | None = None,
+    exploration: schedules.Schedule | None = None,
     loss: Loss | None = None,
     **options: Any,
 ) -> Algorithm:
@@ -120,7 +113,11 @@ def make(
         Deviation: sums of n rewards end with their rollout: the last n - 1 of its ``num_steps`` steps bootstrap after fewer steps.
     """
     config, given = configure(DQNConfig, options, network=network, optimizer=optimizer, buffer=buffer, exploration=exploration, loss=loss)
-    _check_config(config, env, network)
+    off_policy.check("DQN", env, config, discrete=True, observations="any" if network is not None else "images")
+    if network is None:
+        check_layers(config, env)
+    if not config.v_min < config.v_max:
+        raise ValueError(f"v_min, v_max: expected v_min < v_max, got {config.v_min} and {config.v_max}")
     atoms = config.num_atoms if config.c51 else 1
     q_net = q_network(config, env, network, num_atoms=atoms, dueling=config.dueling, noisy=config.noisy)
     objective = with_default(loss, c51_loss if config.c51 else dqn_loss, needed=("td_error",))
@@ -140,23 +137,19 @@ def make(
         return params, tree.map(torch.clone, params), start_optimizer(optimizer, params)
 
     def learn(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: DQNConfig) -> Any:
-        key, target_key, chooser_key = split(key, 3).unbind(0)
+        key, target_key, chooser_key = random.split(key, 3).unbind(0)
         options: dict[str, Any] = {"support": support(batch.reward)} if config.c51 else {"huber_delta": hparams.huber_delta}
         if config.double:
             options["chooser_apply"] = lambda params, observation: output(params, observation, chooser_key)
-        gradient, (_, metrics) = torch.func.grad_and_value(objective, has_aux=True)(
-            learned.network,
-            learned.target,
-            batch,
-            apply=lambda params, observation: output(params, observation, key),
-            target_apply=lambda params, observation: output(params, observation, target_key),
-            gamma=gamma,
-            weight=weight,
-            **options,
-        )
-        learned = apply_gradients(learned, gradient, hparams.learning_rate, optimizer)
-        nearer = soft_update(learned.network, learned.target, tau=hparams.tau)
-        target = hard_update(nearer, learned.target, count=learned.num_updates + 1, period=config.target_period)
+        options["apply"] = lambda params, observation: output(params, observation, key)
+        options["target_apply"] = lambda params, observation: output(params, observation, target_key)
+
+        def total(network: Any) -> tuple[torch.Tensor, Metrics]:
+            return objective(network, learned.target, batch, gamma=gamma, weight=weight, **options)
+
+        learned, metrics = minimize(total, learned, hparams.learning_rate, optimizer)
+        nearer = optim.soft_update(learned.network, learned.target, tau=hparams.tau)
+        target = optim.hard_update(nearer, learned.target, count=learned.num_updates + 1, period=config.target_period)
         return learned.replace(target=target), metrics
 
     def sample(params: ActorParams, key: torch.Tensor, observation: torch.Tensor) -> torch.Tensor:
@@ -165,30 +158,12 @@ def make(
     def greedy(params: ActorParams, key: torch.Tensor, observation: torch.Tensor) -> torch.Tensor:
         return values(params.network, observation).argmax(-1)
 
-    spec = Learner(init, learn, sample, greedy, _schedule(config, exploration))
-    replay = buffers.prioritized(config.buffer_size, config.priority_alpha, config.priority_beta) if config.prioritized else None
-    return off_policy.make("dqn", env, config, spec, given, buffer=replay)
-
-
-def _schedule(config: DQNConfig, exploration: Schedule | None) -> Callable[..., Any]:
     def schedule(hparams: DQNConfig, num_steps: torch.Tensor) -> tuple[torch.Tensor, Any]:
         if exploration is not None:
             return scheduled(exploration, num_steps, hparams.gamma), ()
         steps = (num_steps - config.learning_starts).clamp(min=0)
-        return linear(hparams.epsilon_start, hparams.epsilon_end, hparams.epsilon_steps)(steps), ()
+        return schedules.linear(hparams.epsilon_start, hparams.epsilon_end, hparams.epsilon_steps)(steps), ()
 
-    return schedule
-
-
-def _check_config(config: DQNConfig, env: AnyEnv, network: Any) -> None:
-    off_policy.check("DQN", env, config, discrete=True, observations="any" if network is not None else "images")
-    _check.fields(config, "[1, inf)", "target_period")
-    if network is None:
-        check_layers(config, env)
-    _check.fields(config, "[0, inf)", "priority_alpha", "priority_beta")
-    _check.fields(config, "[0, inf]", "huber_delta")
-    _check.fields(config, "[0, 1]", "tau", "epsilon_start", "epsilon_end")
-    _check.fields(config, "(0, inf)", "epsilon_steps")
-    _check.fields(config, "[2, inf)", "num_atoms")
-    if not config.v_min < config.v_max:
-        raise ValueError(f"v_min, v_max: expected v_min < v_max, got {config.v_min} and {config.v_max}")
+    spec = off_policy.Learner(init, learn, sample, greedy, schedule)
+    replay = buffers.prioritized(config.buffer_size, config.priority_alpha, config.priority_beta) if config.prioritized else None
+    return off_policy.make("dqn", env, config, spec, given, buffer=replay)

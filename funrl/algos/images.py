@@ -8,10 +8,7 @@ from funrl import _check, nn, random, tree
 from funrl.env import AnyEnv
 from funrl.spaces import Binary, Box, Dict, picture_layout
 
-__all__ = [
-    "ATARI",
-    "ImageConfig",
-]
+__all__ = ["ATARI", "ImageConfig"]
 
 # The usual encoder of images of 84 x 84 (Mnih et al., "Human-level control through deep reinforcement learning", Nature 518, 2015), as
 # options of a learner: ``ppo.make(env, **ATARI)``.

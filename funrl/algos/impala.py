@@ -4,23 +4,19 @@ from typing import Any
 
 import torch
 
-from funrl import _check, tree
+from funrl import _check, nn, optim, policies, tree
 from funrl.algos import _actor_critic as actor_critic, on_policy
 from funrl.algos._algorithm import Algorithm
 from funrl.algos._arguments import configure
-from funrl.algos.on_policy import ActorCriticConfig, Learner
 from funrl.env import AnyEnv, Transition
 from funrl.losses import impala_loss
-from funrl.nn import Module, Net
-from funrl.optim import Optimizer
-from funrl.policies import ActorCritic
 from funrl.typing import Loss, Metrics
 
 __all__ = ["ImpalaConfig", "make"]
 
 
 @tree.dataclass
-class ImpalaConfig(ActorCriticConfig):
+class ImpalaConfig(on_policy.ActorCriticConfig):
     """The options of :func:`make`, in addition to those of :class:`~funrl.algos.on_policy.ActorCriticConfig`.
 
     Attributes:
@@ -41,8 +37,8 @@ class ImpalaConfig(ActorCriticConfig):
 def make(
     env: AnyEnv,
     *,
-    network: Net | Module | ActorCritic | None = None,
-    optimizer: Optimizer | None = None,
+    network: nn.Net | nn.Module | policies.ActorCritic | None = None,
+    optimizer: optim.Optimizer | None = None,
     loss: Loss | None = None,
     **options: Any,
 ) -> Algorithm:
@@ -85,9 +81,7 @@ def make(
     """
     config, given = configure(ImpalaConfig, options, network=network, optimizer=optimizer, loss=loss)
     on_policy.check_actor_critic(config, env, network)
-    _check.fields(config, "[1, inf)", "num_minibatches")
-    _check.fields(config, "[0, 1]", "lambda_")
-    _check.fields(config, "(0, inf]", "rho_clip", "c_clip")
+
     _check.divisor("num_minibatches", config.num_minibatches, config.num_envs, "num_envs", "batches are of whole unrolls")
     nets = actor_critic.make(config, env, network)
 
@@ -108,7 +102,7 @@ def make(
             entropy_weight=hparams.entropy_weight,
         )
 
-    spec = Learner(
+    spec = on_policy.Learner(
         nets.init,
         *on_policy.stochastic(nets),
         prepare,

@@ -7,32 +7,16 @@ from typing import Any, NamedTuple
 
 import torch
 
-from funrl import _across, _check, buffers, random, tree
-from funrl.acting import ActorState
-from funrl.algos import episodes
-from funrl.algos._algorithm import (
-    Algorithm,
-    annealed,
-    check_copies,
-    check_experience,
-    collecting,
-    in_dtype_of,
-    start_state,
-    statistics,
-)
-from funrl.algos._gradients import Learned
-from funrl.algos._state import ActorParams, LearnerState, State
+from funrl import _check, acting, buffers, random, tree
+from funrl.algos._algorithm import Algorithm, annealed, check_copies, collecting, in_dtype_of, receiving, start_state
+from funrl.algos._state import ActorParams, Learned, LearnerState, State
 from funrl.algos.images import advice, check_observations, is_vector
 from funrl.compiler import scan
 from funrl.env import AnyEnv, Place, Transition
 from funrl.spaces import Box, Dict, Discrete
 from funrl.typing import Metrics
 
-__all__ = [
-    "Learner",
-    "OffPolicyConfig",
-    "make",
-]
+__all__ = ["Learner", "OffPolicyConfig", "make"]
 
 
 @tree.dataclass
@@ -143,8 +127,7 @@ def make(
         >>> state.learner.params.network, algo.greedy(state.learner.params, funrl.random.key(0), None)
         (tensor(1.), (tensor(1), {}))
     """
-    num_rows = config.num_envs * config.num_steps
-    given, moved = given or {}, statistics(env)
+    given, receive = given or {}, receiving(env, config)
     replay: buffers.Buffer = given.get("buffer", buffer) or buffers.uniform(config.buffer_size)
     _check_sizes(config, spec, replay, "buffer" in given)
     act, greedy = _policies(env, spec)
@@ -152,7 +135,7 @@ def make(
     def init(key: torch.Tensor, hparams: Mapping[str, torch.Tensor] = MappingProxyType({})) -> State:
         network_key, env_key = random.split(key).unbind(0)
 
-        def parts(actor: ActorState, observation: Any, hparams: Any) -> dict[str, Any]:
+        def parts(actor: acting.ActorState, observation: Any, hparams: Any) -> dict[str, Any]:
             timed = isinstance(actor.timestep.discount, torch.Tensor)
             _check_discounts(timed, config, replay)
             network, target, optimizer = spec.init(network_key, observation)
@@ -168,9 +151,7 @@ def make(
         return start_state(env_key, env, config, hparams, parts, discounts=True)
 
     def learn(key: torch.Tensor, learner: LearnerState, transitions: Transition) -> tuple[LearnerState, Metrics]:
-        check_experience(learner, transitions, config)
-        samples = in_dtype_of(learner.params, transitions)
-        sums, episode_metrics = episodes.record(learner.episodes, samples)
+        learner, samples, episode_metrics = receive(learner, transitions)
         memory = replay.extend(learner.buffer, _rows(env, config, samples, learner.hparams, replay.num_envs is not None))
         sample_keys, learn_keys = random.split(key, (2, config.num_updates)).unbind(0)
         batches = torch.func.vmap(lambda key: replay.sample(key, memory, config.batch_size))(sample_keys)
@@ -179,7 +160,7 @@ def make(
         learning_rate = annealed(learner.hparams, learner.num_steps)
         before = Learned(learner.params.network, learner.target, learner.optimizer, learner.num_updates)
         after, metrics = fit(spec, config, before, learn_keys, batches, learner.hparams.replace(learning_rate=learning_rate))
-        num_steps = learner.num_steps + _across.count() * num_rows
+        num_steps = episode_metrics["steps"]
         learning = num_steps >= config.learning_starts
         after, error = tree.where(learning, after, before), metrics.pop("td_error")
         memory = _set_priorities(replay, memory, batches, error, learning)
@@ -190,12 +171,10 @@ def make(
             buffer=memory,
             num_steps=num_steps,
             num_updates=after.num_updates,
-            env_params=moved(learner.env_params, samples),
-            episodes=sums,
         )
         means = {name: x.mean(0) for name, x in metrics.items()}
         rate = {} if "optimizer" in given else {"learning_rate": learning_rate}
-        return learner, {"steps": num_steps, **episode_metrics, **means, "td_error": error.mean(), "updates": after.num_updates, **rate}
+        return learner, {**episode_metrics, **means, "td_error": error.mean(), "updates": after.num_updates, **rate}
 
     return Algorithm(name, env, config, init, collecting(env, act, config.num_steps), learn, act, greedy, given)
 
@@ -368,11 +347,8 @@ def check(name: str, env: AnyEnv, config: Any, *, discrete: bool, observations: 
         ValueError: env: DQN expects Discrete actions, got Box(...); for continuous ones take ddpg, td3 or sac
     """
     check_copies(config, env)
-    _check.fields(config, "[1, inf)", "num_envs", "num_steps", "num_updates", "batch_size", "buffer_size")
+    _check.fields(config, "[1, inf)", "num_steps")
     _check.fields(config, f"[1, {config.num_steps}]", "n_step")
-    _check.fields(config, "[0, inf)", "learning_starts", "learning_rate")
-    _check.fields(config, "(0, inf]", "anneal_steps")
-    _check.fields(config, "[0, 1]", "gamma")
     actions, space = env.action_space, env.observation_space
     if discrete and not isinstance(actions, Discrete):
         raise ValueError(f"env: {name} expects Discrete actions, got {actions}; for continuous ones take ddpg, td3 or sac")

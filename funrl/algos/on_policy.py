@@ -7,37 +7,19 @@ from typing import Any, NamedTuple
 
 import torch
 
-from funrl import _across, _check, acting, optim, random, tree
-from funrl.acting import ActorState
-from funrl.algos import _actor_critic as actor_critic, episodes
-from funrl.algos._algorithm import (
-    Algorithm,
-    annealed,
-    check_copies,
-    check_experience,
-    collecting,
-    in_dtype_of,
-    start_state,
-    statistics,
-)
+from funrl import _across, _check, acting, optim, policies, random, tree
+from funrl.algos import _actor_critic as actor_critic
+from funrl.algos._algorithm import Algorithm, annealed, check_copies, collecting, receiving, start_state
 from funrl.algos._arguments import with_default
+from funrl.algos._heads import check_actions
 from funrl.algos._state import ActorParams, LearnerState, State
-from funrl.algos.images import ImageConfig, check_layers
+from funrl.algos.images import ImageConfig, check_layers, check_observations
 from funrl.compiler import scan
 from funrl.env import AnyEnv, Transition
 from funrl.losses import normalize_advantage
-from funrl.policies import StatefulPolicy
 from funrl.typing import Metrics
 
-__all__ = [
-    "ActorCriticConfig",
-    "Learner",
-    "OnPolicyConfig",
-    "clipped_adam",
-    "make",
-    "networks",
-    "stochastic",
-]
+__all__ = ["ActorCriticConfig", "Learner", "OnPolicyConfig", "clipped_adam", "make", "networks", "stochastic"]
 
 
 @tree.dataclass
@@ -180,19 +162,18 @@ def make(
         >>> state.learner.params.network, metrics["gradient_norm"]
         (tensor(0.2500), tensor(2.))
     """
-    moved = statistics(env)
-    recurrent = isinstance(spec.act, StatefulPolicy)
+    recurrent = isinstance(spec.act, policies.StatefulPolicy)
     given = given or {}
     optimizer = given.get("optimizer")
     joining = (lambda stepper: stepper) if spec.split is None else optim.pcgrad
     if "loss" in given:
         spec = spec._replace(loss=with_default(given["loss"], spec.loss, needed=spec.needed, apply=apply))
-    extras = ("unclipped_action", *spec.extras, *(("memory",) if recurrent else ()))
+    receive = receiving(env, config, "unclipped_action", *spec.extras, *(("memory",) if recurrent else ()))
 
     def init(key: torch.Tensor, hparams: Mapping[str, torch.Tensor] = MappingProxyType({})) -> State:
         network_key, env_key = random.split(key).unbind(0)
 
-        def parts(actor: ActorState, observation: Any, hparams: Any) -> dict[str, Any]:
+        def parts(actor: acting.ActorState, observation: Any, hparams: Any) -> dict[str, Any]:
             moments, normalizers = spec.normalizers(observation, actor.timestep.reward)
             network = spec.init(network_key, observation)
             none = torch.zeros((), dtype=torch.int64, device=key.device)
@@ -209,10 +190,8 @@ def make(
         return state.replace(actor=tree.map(torch.Tensor.contiguous, actor))
 
     def learn(key: torch.Tensor, learner: LearnerState, transitions: Transition) -> tuple[LearnerState, Metrics]:
-        check_experience(learner, transitions, config, *extras)
-        samples = in_dtype_of(learner.params, transitions.replace(action=transitions.extras["unclipped_action"]))
-        sums, episode_metrics = episodes.record(learner.episodes, samples)
-        learner = learner.replace(episodes=sums, env_params=moved(learner.env_params, samples))
+        learner, samples, episode_metrics = receive(learner, transitions)
+        samples = samples.replace(action=samples.extras["unclipped_action"])
         discount = samples.extras.get("discount", learner.hparams.gamma)  # that of each step, if the environment has one
         hparams = learner.hparams.replace(gamma=discount)
         learner, samples = spec.normalize(learner, samples, hparams)
@@ -220,9 +199,9 @@ def make(
         learning_rate = annealed(learner.hparams, learner.num_steps)
         stepper = joining(optimizer or clipped_adam(learning_rate, learner.hparams.max_grad_norm))
         network, state, metrics = _fit(key, learner, rows, spec, stepper)
-        num_steps = learner.num_steps + _across.count() * config.num_envs * config.num_steps
+        num_steps = episode_metrics["steps"]
         params = learner.params.replace(network=network, **spec.schedule(learner.hparams, num_steps))
-        metrics = {"steps": num_steps, **episode_metrics, **metrics, **spec.describe(rows)}
+        metrics = {**episode_metrics, **metrics, **spec.describe(rows)}
         if optimizer is None:
             metrics["learning_rate"] = learning_rate
         return learner.replace(params=params, optimizer=state, num_steps=num_steps), metrics
@@ -339,37 +318,39 @@ def stochastic(network: actor_critic.Network, *, with_value: bool = False) -> tu
 
 
 def check(config: Any, env: AnyEnv, network: Any = None) -> None:
-    """Raise a ValueError unless the options of :class:`OnPolicyConfig` are in their ranges and fit the environment.
+    """Raise a ValueError unless the options of :class:`OnPolicyConfig` fit the environment.
 
     Example:
         >>> import funrl
-        >>> check(OnPolicyConfig(gamma=1.5), funrl.envs.make("CartPole-v1"))
+        >>> check(OnPolicyConfig(num_steps=0), funrl.envs.make("CartPole-v1"))
         Traceback (most recent call last):
         ...
-        ValueError: gamma: expected a number in [0, 1], got 1.5
+        ValueError: num_steps: expected a number of at least 1, got 0
     """
     check_copies(config, env)
-    _check.fields(config, "[1, inf)", "num_envs", "num_steps")
+    _check.fields(config, "[1, inf)", "num_steps")
     if network is None:
         check_layers(config, env)
-    _check.fields(config, "[0, inf)", "learning_rate")
-    _check.fields(config, "(0, inf]", "anneal_steps", "max_grad_norm")
-    _check.fields(config, "[0, 1]", "gamma")
 
 
 def check_actor_critic(config: Any, env: AnyEnv, network: Any = None) -> None:
-    """Raise a ValueError unless an :class:`ActorCriticConfig` is in its ranges and fits the environment.
+    """Raise a ValueError unless an :class:`ActorCriticConfig` fits the environment.
+
+    With a ``network`` any observations are allowed, and with a :class:`funrl.policies.ActorCritic` any actions.
 
     Example:
         >>> import funrl
-        >>> check_actor_critic(ActorCriticConfig(value_weight=-1.0), funrl.envs.make("CartPole-v1"))
+        >>> check_actor_critic(ActorCriticConfig(trunk="both"), funrl.envs.make("CartPole-v1"))
         Traceback (most recent call last):
         ...
-        ValueError: value_weight: expected a number of at least 0, got -1.0
+        ValueError: trunk: expected 'separate' or 'shared', got 'both'
     """
     check(config, env, network)
-    _check.fields(config, "[0, inf)", "value_weight", "entropy_weight")
-    actor_critic.check(config, env, network)
+    _check.one_of("trunk", config.trunk, ("separate", "shared"))
+    if network is None:
+        check_observations(env)
+    if not isinstance(network, policies.ActorCritic):
+        check_actions(env, config.uniform_mix, config.initial_log_std)
 
 
 def check_minibatches(config: Any) -> None:

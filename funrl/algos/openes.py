@@ -2,14 +2,10 @@
 
 from typing import Any
 
-from funrl import _check, evolution, optim, tree
-from funrl.algos import _evolutionary
+from funrl import evolution, nn, optim, tree
 from funrl.algos._algorithm import Algorithm
-from funrl.algos._arguments import configure
-from funrl.algos._evolutionary import EvolutionConfig
+from funrl.algos._evolutionary import EvolutionConfig, evolving
 from funrl.env import AnyEnv
-from funrl.nn import OwnNet
-from funrl.optim import Optimizer
 
 __all__ = ["OpenESConfig", "make"]
 
@@ -29,7 +25,7 @@ class OpenESConfig(EvolutionConfig):
     weight_decay: Any = 0.0
 
 
-def make(env: AnyEnv, *, network: OwnNet = None, optimizer: Optimizer | None = None, **options: Any) -> Algorithm:
+def make(env: AnyEnv, *, network: nn.OwnNet = None, optimizer: optim.Optimizer | None = None, **options: Any) -> Algorithm:
     """Make OpenES for a pure environment: an update is a generation of :func:`funrl.evolution.openes`.
 
     Args:
@@ -53,12 +49,9 @@ def make(env: AnyEnv, *, network: OwnNet = None, optimizer: Optimizer | None = N
     Reference: T. Salimans, J. Ho, X. Chen, S. Sidor, I. Sutskever, "Evolution Strategies as a Scalable Alternative to Reinforcement
         Learning", 2017, arXiv:1703.03864. Deviations: as for :func:`funrl.evolution.openes`.
     """
-    config, given = configure(OpenESConfig, options, network=network, optimizer=optimizer)
-    _check.fields(config, "(0, inf)", "sigma")
-    _check.fields(config, "[0, inf)", "learning_rate", "weight_decay")
 
     def strategy(num_candidates: int, hparams: OpenESConfig) -> evolution.Strategy:
         adamw = optim.adamw(hparams.learning_rate, weight_decay=hparams.weight_decay)
         return evolution.openes(num_candidates, optimizer or adamw, sigma=hparams.sigma)
 
-    return _evolutionary.make("openes", env, config, strategy, given)
+    return evolving("openes", env, OpenESConfig, options, strategy, network=network, optimizer=optimizer)

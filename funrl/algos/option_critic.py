@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from funrl import _check, nn, random, tree
-from funrl.acting import Memory
+from funrl import acting, nn, optim, policies, random, tree
 from funrl.algos import on_policy
 from funrl.algos._actor_critic import normalized
 from funrl.algos._algorithm import Algorithm
@@ -15,11 +14,8 @@ from funrl.algos._arguments import configure
 from funrl.algos._heads import action_head, check_actions, project_action
 from funrl.algos._state import ActorParams
 from funrl.algos.images import above, check_observations, encoder
-from funrl.algos.on_policy import Learner, OnPolicyConfig
 from funrl.env import AnyEnv, Transition
 from funrl.losses import OptionBatch, option_critic_loss, take
-from funrl.optim import Optimizer
-from funrl.policies import StatefulPolicy
 from funrl.returns import gae
 from funrl.typing import Loss, Metrics
 
@@ -27,7 +23,7 @@ __all__ = ["OptionCriticConfig", "make"]
 
 
 @tree.dataclass
-class OptionCriticConfig(OnPolicyConfig):
+class OptionCriticConfig(on_policy.OnPolicyConfig):
     """The options of :func:`make`, in addition to those of :class:`~funrl.algos.on_policy.OnPolicyConfig`.
 
     Attributes:
@@ -56,7 +52,7 @@ class OptionCriticConfig(OnPolicyConfig):
 def make(
     env: AnyEnv,
     *,
-    optimizer: Optimizer | None = None,
+    optimizer: optim.Optimizer | None = None,
     loss: Loss | None = None,
     **options: Any,
 ) -> Algorithm:
@@ -104,7 +100,9 @@ def make(
         Cost", 2017, arXiv:1709.04571. Deviations: those of :func:`funrl.algos.a2c.make` and :func:`funrl.losses.option_critic_loss`.
     """
     config, given = configure(OptionCriticConfig, options, optimizer=optimizer, loss=loss)
-    _check_config(config, env)
+    on_policy.check(config, env)
+    check_observations(env)
+    check_actions(env, config.uniform_mix, config.initial_log_std)
     # Policies know the space, and not the environment, so that they can be sent to workers.
     nets, project = _networks(config, env), functools.partial(project_action, env.action_space)
 
@@ -113,7 +111,7 @@ def make(
         x = normalized(params, observation)
         after = nets.choose(params.network, choice_key, option, x, reset, params.random)
         action, log_prob = nets.policy(params.network, x, after).sample_with_log_prob(action_key)
-        extras = {"log_prob": log_prob, "unclipped_action": action, "option": after, "memory": Memory(option, reset)}
+        extras = {"log_prob": log_prob, "unclipped_action": action, "option": after, "memory": acting.Memory(option, reset)}
         return after, project(action), extras
 
     def greedy(params: ActorParams, key: torch.Tensor, option: torch.Tensor, observation: Any, reset: torch.Tensor) -> tuple[Any, Any, Any]:
@@ -132,10 +130,10 @@ def make(
         network = nets.init(key, observation)
         return ActorParams(network, random=tree.leaves(network)[0].new_full((), config.epsilon))
 
-    spec = Learner(
+    spec = on_policy.Learner(
         nets.init,
-        StatefulPolicy(params_of, start, act),
-        StatefulPolicy(params_of, start, greedy),
+        policies.StatefulPolicy(params_of, start, act),
+        policies.StatefulPolicy(params_of, start, greedy),
         functools.partial(_prepare, nets),
         own_loss,
         schedule=lambda hparams, num_steps: {"random": hparams.epsilon.clone()},
@@ -221,14 +219,3 @@ def _networks(config: OptionCriticConfig, env: AnyEnv) -> _Networks:
         return torch.where(random.bernoulli(stop_key, termination(params, observation, option)) | reset, new, option)
 
     return _Networks(init, values, termination, policy, all_of, choose)
-
-
-def _check_config(config: OptionCriticConfig, env: AnyEnv) -> None:
-    on_policy.check(config, env)
-    check_observations(env)
-    check_actions(config, env)
-    _check.fields(config, "[1, inf)", "num_options")
-    _check.fields(config, "[-20, 20]", "initial_log_std")
-    _check.fields(config, "[0, 0.999999]", "uniform_mix")
-    _check.fields(config, "[0, 1]", "lambda_", "epsilon")
-    _check.fields(config, "[0, inf)", "deliberation_cost", "termination_weight", "value_weight", "entropy_weight")

@@ -2,14 +2,10 @@
 
 from typing import Any
 
-from funrl import _check, evolution, optim, tree
-from funrl.algos import _evolutionary
+from funrl import evolution, nn, optim, tree
 from funrl.algos._algorithm import Algorithm
-from funrl.algos._arguments import configure
-from funrl.algos._evolutionary import EvolutionConfig
+from funrl.algos._evolutionary import EvolutionConfig, evolving
 from funrl.env import AnyEnv
-from funrl.nn import OwnNet
-from funrl.optim import Optimizer
 
 __all__ = ["PGPEConfig", "make"]
 
@@ -31,7 +27,7 @@ class PGPEConfig(EvolutionConfig):
     max_change: Any = 0.2
 
 
-def make(env: AnyEnv, *, network: OwnNet = None, optimizer: Optimizer | None = None, **options: Any) -> Algorithm:
+def make(env: AnyEnv, *, network: nn.OwnNet = None, optimizer: optim.Optimizer | None = None, **options: Any) -> Algorithm:
     """Make PGPE for a pure environment: an update is a generation of :func:`funrl.evolution.pgpe`.
 
     Args:
@@ -55,10 +51,6 @@ def make(env: AnyEnv, *, network: OwnNet = None, optimizer: Optimizer | None = N
     Reference: F. Sehnke, C. Osendorfer, T. Rückstieß, A. Graves, J. Peters, J. Schmidhuber, "Parameter-exploring policy gradients",
         Neural Networks 23, 2010, doi:10.1016/j.neunet.2009.12.004 (no arXiv id), and more as for :func:`funrl.evolution.pgpe`.
     """
-    config, given = configure(PGPEConfig, options, network=network, optimizer=optimizer)
-    _check.fields(config, "(0, inf)", "sigma")
-    _check.fields(config, "[0, inf)", "learning_rate", "sigma_learning_rate")
-    _check.fields(config, "[0, 1)", "max_change")
 
     def strategy(num_candidates: int, hparams: PGPEConfig) -> evolution.Strategy:
         return evolution.pgpe(
@@ -69,4 +61,4 @@ def make(env: AnyEnv, *, network: OwnNet = None, optimizer: Optimizer | None = N
             max_change=hparams.max_change,
         )
 
-    return _evolutionary.make("pgpe", env, config, strategy, given)
+    return evolving("pgpe", env, PGPEConfig, options, strategy, network=network, optimizer=optimizer)

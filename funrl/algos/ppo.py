@@ -7,19 +7,15 @@ from typing import Any
 
 import torch
 
-from funrl import _check, tree
-from funrl.algos import _actor_critic as actor_critic, _popart as value_heads, _running as running, on_policy
+from funrl import nn, optim, policies, tree
+from funrl.algos import _actor_critic as actor_critic, _ppo_parts as parts, on_policy
 from funrl.algos._algorithm import Algorithm
 from funrl.algos._arguments import configure
-from funrl.algos._drift import with_drift
+from funrl.algos._ppo_parts import with_drift
 from funrl.algos._state import LearnerState
 from funrl.algos.images import is_vector
-from funrl.algos.on_policy import ActorCriticConfig, Learner
 from funrl.env import AnyEnv, Transition
 from funrl.losses import PPOBatch, explained_variance, ppo_loss
-from funrl.nn import Module, Net, PopArt
-from funrl.optim import Optimizer
-from funrl.policies import ActorCritic
 from funrl.returns import gae
 from funrl.typing import Loss, Metrics
 
@@ -27,7 +23,7 @@ __all__ = ["PPOConfig", "make", "with_drift"]
 
 
 @tree.dataclass
-class PPOConfig(ActorCriticConfig):
+class PPOConfig(on_policy.ActorCriticConfig):
     """The options of :func:`make`, in addition to those of :class:`~funrl.algos.on_policy.ActorCriticConfig`.
 
     Attributes:
@@ -64,10 +60,10 @@ class PPOConfig(ActorCriticConfig):
 def make(
     env: AnyEnv,
     *,
-    network: Net | Module | ActorCritic | None = None,
-    optimizer: Optimizer | None = None,
+    network: nn.Net | nn.Module | policies.ActorCritic | None = None,
+    optimizer: optim.Optimizer | None = None,
     loss: Loss | None = None,
-    popart: PopArt | None = None,
+    popart: nn.PopArt | None = None,
     **options: Any,
 ) -> Algorithm:
     r"""Make PPO for an environment with vectors, images or dicts of both as observations, and discrete or continuous actions.
@@ -167,13 +163,13 @@ def build(
         nets = nets or on_policy.networks(config, env, network)
         evaluate = nets.both
     else:
-        nets, evaluate = value_heads.networks(config, env, network, popart)
+        nets, evaluate = parts.popart_networks(config, env, network, popart)
 
     def normalize(learner: LearnerState, samples: Transition, hparams: PPOConfig) -> tuple[LearnerState, Transition]:
-        learner, samples = running.normalize(config, learner, samples, hparams.gamma)
+        learner, samples = parts.normalize(config, learner, samples, hparams.gamma)
         if popart is not None:
             _, (_, target) = estimate(learner.params.network, samples, hparams)
-            network = value_heads.updated(learner.params.network, popart, samples.observation, target)
+            network = parts.popart_updated(learner.params.network, popart, samples.observation, target)
             learner = learner.replace(params=learner.params.replace(network=network))
         return learner, samples
 
@@ -191,14 +187,14 @@ def build(
             advantage = advantage / popart.scale(state, task)
         return PPOBatch(nets.inputs(samples), *nets.rows((samples.action, samples.extras["log_prob"], value, advantage, target)))
 
-    spec = Learner(
+    spec = on_policy.Learner(
         nets.init,
         *on_policy.stochastic(nets, with_value=True),
         prepare,
         functools.partial(_loss, apply=evaluate, further_loss=further_loss),
         num_epochs=config.num_epochs,
         num_minibatches=config.num_minibatches,
-        normalizers=functools.partial(running.start, config),
+        normalizers=functools.partial(parts.start_normalizers, config),
         normalize=normalize,
         stop=lambda metrics, hparams: metrics["approximate_kl"] > hparams.target_kl,
         needed=("approximate_kl",),
@@ -224,11 +220,6 @@ def _loss(
 
 def _check_config(config: PPOConfig, env: AnyEnv, network: Any) -> None:
     on_policy.check_actor_critic(config, env, network)
-    _check.fields(config, "[1, inf)", "num_epochs", "num_minibatches")
-    _check.fields(config, "[0, inf)", "clip")
-    _check.fields(config, "[0, inf]", "value_clip")
-    _check.fields(config, "(0, inf]", "target_kl")
-    _check.fields(config, "[0, 1]", "lambda_")
     actor_critic.check_recurrent(config)
     if config.normalize_observation and not is_vector(env.observation_space):
         raise ValueError(f"normalize_observation: is for vectors, but {env.name} has {env.observation_space}; leave it off")

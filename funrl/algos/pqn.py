@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from funrl import _check, random, tree
+from funrl import nn, optim, random, schedules, spaces, tree
 from funrl.algos import on_policy
 from funrl.algos._algorithm import Algorithm, in_dtype_of
 from funrl.algos._arguments import configure, scheduled
@@ -12,21 +12,16 @@ from funrl.algos._heads import project_action
 from funrl.algos._networks import q_network
 from funrl.algos._state import ActorParams
 from funrl.algos.images import check_observations
-from funrl.algos.on_policy import Learner, OnPolicyConfig
 from funrl.env import AnyEnv, Transition
 from funrl.losses import take
-from funrl.nn import OwnNet
-from funrl.optim import Optimizer
 from funrl.returns import q_lambda
-from funrl.schedules import Schedule, linear
-from funrl.spaces import Discrete
 from funrl.typing import Loss, Metrics
 
 __all__ = ["PQNConfig", "make"]
 
 
 @tree.dataclass
-class PQNConfig(OnPolicyConfig):
+class PQNConfig(on_policy.OnPolicyConfig):
     """The options of :func:`make`, in addition to those of :class:`~funrl.algos.on_policy.OnPolicyConfig`.
 
     Attributes:
@@ -67,9 +62,9 @@ class PQNRows:
 def make(
     env: AnyEnv,
     *,
-    network: OwnNet = None,
-    optimizer: Optimizer | None = None,
-    exploration: Schedule | None = None,
+    network: nn.OwnNet = None,
+    optimizer: optim.Optimizer | None = None,
+    exploration: schedules.Schedule | None = None,
     loss: Loss | None = None,
     **options: Any,
 ) -> Algorithm:
@@ -112,7 +107,12 @@ def make(
         lambda-returns. Deviation: Adam instead of RAdam.
     """
     config, given = configure(PQNConfig, options, network=network, optimizer=optimizer, exploration=exploration, loss=loss)
-    _check_config(config, env, network)
+    on_policy.check(config, env, network)
+    if network is None:
+        check_observations(env)
+    if not isinstance(env.action_space, spaces.Discrete):
+        raise ValueError(f"env: PQN expects Discrete actions, got {env.action_space}; for continuous ones take ppo, a2c or impala")
+    on_policy.check_minibatches(config)
     space = env.action_space
     q_net = q_network(config, env, network, norm="layer")
 
@@ -142,19 +142,7 @@ def make(
     def schedule(hparams: PQNConfig, num_steps: torch.Tensor) -> Metrics:
         if exploration is not None:
             return {"random": scheduled(exploration, num_steps, hparams.gamma)}
-        return {"random": linear(hparams.epsilon_start, hparams.epsilon_end, hparams.epsilon_steps)(num_steps)}
+        return {"random": schedules.linear(hparams.epsilon_start, hparams.epsilon_end, hparams.epsilon_steps)(num_steps)}
 
-    spec = Learner(q_net.init, act, greedy, prepare, own_loss, config.num_epochs, config.num_minibatches, schedule=schedule)
+    spec = on_policy.Learner(q_net.init, act, greedy, prepare, own_loss, config.num_epochs, config.num_minibatches, schedule=schedule)
     return on_policy.make("pqn", env, config, spec, given, apply=q_net.apply)
-
-
-def _check_config(config: PQNConfig, env: AnyEnv, network: Any) -> None:
-    on_policy.check(config, env, network)
-    _check.fields(config, "[1, inf)", "num_epochs", "num_minibatches")
-    _check.fields(config, "[0, 1]", "lambda_", "epsilon_start", "epsilon_end")
-    _check.fields(config, "(0, inf)", "epsilon_steps")
-    if network is None:
-        check_observations(env)
-    if not isinstance(env.action_space, Discrete):
-        raise ValueError(f"env: PQN expects Discrete actions, got {env.action_space}; for continuous ones take ppo, a2c or impala")
-    on_policy.check_minibatches(config)

@@ -4,21 +4,23 @@ from typing import Any
 
 import torch
 
-from funrl import _check, tree
+from funrl import _check, buffers, nn, optim, schedules, tree
 from funrl.algos import off_policy
 from funrl.algos._algorithm import Algorithm
 from funrl.algos._arguments import configure, with_default
-from funrl.algos._gradients import Learned, apply_gradients, start_optimizer
-from funrl.algos._networks import batchwise, critic_member, observations, q_ensemble, stochastic_actor
-from funrl.algos._off_policy_actors import SoftConfig, apply_gradients_with_temperature, init_soft_actor_critic, soft_policy
-from funrl.algos.off_policy import Learner
-from funrl.buffers import Buffer
+from funrl.algos._off_policy_parts import (
+    SoftConfig,
+    actor_and_critics,
+    apply_gradients_with_temperature,
+    init_soft_actor_critic,
+    minimize,
+    soft_policy,
+    start_optimizer,
+)
+from funrl.algos._state import Learned
 from funrl.env import AnyEnv, Transition
 from funrl.losses import SoftActorCritic, redq_actor_loss, redq_critic_loss
-from funrl.nn import OwnNet
-from funrl.optim import Optimizer, soft_update
-from funrl.schedules import Schedule
-from funrl.typing import Loss
+from funrl.typing import Loss, Metrics
 
 __all__ = ["REDQConfig", "make"]
 
@@ -42,11 +44,11 @@ class REDQConfig(SoftConfig):
 def make(
     env: AnyEnv,
     *,
-    actor: OwnNet = None,
-    critic: OwnNet = None,
-    optimizer: Optimizer | None = None,
-    buffer: Buffer | None = None,
-    exploration: Schedule | None = None,
+    actor: nn.OwnNet = None,
+    critic: nn.OwnNet = None,
+    optimizer: optim.Optimizer | None = None,
+    buffer: buffers.Buffer | None = None,
+    exploration: schedules.Schedule | None = None,
     critic_loss: Loss | None = None,
     actor_loss: Loss | None = None,
     **options: Any,
@@ -83,18 +85,9 @@ def make(
     """
     further = {"exploration": exploration, "critic_loss": critic_loss, "actor_loss": actor_loss}
     config, given = configure(REDQConfig, options, actor=actor, critic=critic, optimizer=optimizer, buffer=buffer, **further)
-    off_policy.check("REDQ", env, config, discrete=False, observations=observations(actor, critic))
-    _check.fields(config, "[1, inf)", "num_critics", "subset", "policy_delay")
-    _check.fields(config, "(0, inf)", "initial_alpha")
-    _check.fields(config, "[0, inf)", "entropy_share")
-    _check.fields(config, "[0, 1]", "tau")
     _check.integer("subset", config.subset, 1, config.num_critics, "draw from the num_critics critics there are")
-    space, seen = env.action_space, env.observation_space
-    own = batchwise("actor", actor, seen, 2 * space.shape[0])
-    policy = stochastic_actor(config.num_cells, space, config.activation, own)
-    critics = q_ensemble(config.num_critics, config.num_cells, config.activation, critic_member(critic, config.num_critics, seen, 1))
-    networks = {"actor": policy.apply, "critic": critics.apply}
-
+    policy, critics = actor_and_critics("REDQ", config, env, actor, critic, config.num_critics, stochastic=True)
+    space, networks = env.action_space, {"actor": policy.apply, "critic": critics.apply}
     critic_objective = with_default(critic_loss, redq_critic_loss, needed=("td_error",))
     actor_objective = with_default(actor_loss, redq_actor_loss, needed=("log_prob",))
 
@@ -103,19 +96,13 @@ def make(
         return network, tree.map(torch.clone, network.critic), start_optimizer(optimizer, network, "actor", "critic", "log_alpha")
 
     def learn(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: Any) -> Any:
-        gradient, (_, metrics) = torch.func.grad_and_value(critic_objective, has_aux=True)(
-            learned.network.critic,
-            learned.network,
-            learned.target,
-            key,
-            batch,
-            gamma=gamma,
-            subset=config.subset,
-            weight=weight,
-            **networks,
-        )
-        learned = apply_gradients(learned, gradient, hparams.learning_rate, optimizer, part="critic")
-        return learned.replace(target=soft_update(learned.network.critic, learned.target, tau=hparams.tau)), metrics
+        options = {"gamma": gamma, "subset": config.subset, "weight": weight}
+
+        def loss(critic: Any) -> tuple[torch.Tensor, Metrics]:
+            return critic_objective(critic, learned.network, learned.target, key, batch, **networks, **options)
+
+        learned, metrics = minimize(loss, learned, hparams.learning_rate, optimizer, "critic")
+        return learned.replace(target=optim.soft_update(learned.network.critic, learned.target, tau=hparams.tau)), metrics
 
     def move_actor(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: Any) -> Any:
         network = learned.network
@@ -124,5 +111,5 @@ def make(
         )
         return apply_gradients_with_temperature(learned, gradient, metrics, weight, hparams, space, optimizer)
 
-    spec = Learner(init, learn, *soft_policy(policy, exploration), move_actor, config.policy_delay)
+    spec = off_policy.Learner(init, learn, *soft_policy(policy, exploration), move_actor, config.policy_delay)
     return off_policy.make("redq", env, config, spec, given)

@@ -4,16 +4,12 @@ from typing import Any
 
 import torch
 
-from funrl import _across, _check, tree
+from funrl import _across, _check, nn, optim, policies, tree
 from funrl.algos import _actor_critic as actor_critic, on_policy
 from funrl.algos._algorithm import Algorithm
 from funrl.algos._arguments import configure
-from funrl.algos.on_policy import ActorCriticConfig, Learner
 from funrl.env import AnyEnv, Transition
 from funrl.losses import ReinforceBatch, reinforce_loss, reinforce_with_baseline_loss
-from funrl.nn import Module, Net
-from funrl.optim import Optimizer
-from funrl.policies import ActorCritic
 from funrl.returns import reward_to_go, td1
 from funrl.typing import Loss, Metrics
 
@@ -21,7 +17,7 @@ __all__ = ["ReinforceConfig", "make"]
 
 
 @tree.dataclass
-class ReinforceConfig(ActorCriticConfig):
+class ReinforceConfig(on_policy.ActorCriticConfig):
     """The options of :func:`make`, in addition to those of :class:`~funrl.algos.on_policy.ActorCriticConfig`.
 
     Attributes:
@@ -49,8 +45,8 @@ class ReinforceRows:
 def make(
     env: AnyEnv,
     *,
-    network: Net | Module | ActorCritic | None = None,
-    optimizer: Optimizer | None = None,
+    network: nn.Net | nn.Module | policies.ActorCritic | None = None,
+    optimizer: optim.Optimizer | None = None,
     loss: Loss | None = None,
     **options: Any,
 ) -> Algorithm:
@@ -126,5 +122,5 @@ def make(
         return total, {**metrics, "learned_fraction": share}
 
     prepare = prepare if config.baseline == "none" else prepare_with_baseline
-    spec = Learner(nets.init, *on_policy.stochastic(nets), prepare, own_loss)
+    spec = on_policy.Learner(nets.init, *on_policy.stochastic(nets), prepare, own_loss)
     return on_policy.make("reinforce", env, config, spec, given, apply=nets.both)

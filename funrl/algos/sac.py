@@ -4,21 +4,16 @@ from typing import Any
 
 import torch
 
-from funrl import _check, tree
+from funrl import buffers, nn, optim, schedules, tree
 from funrl.algos import off_policy
 from funrl.algos._algorithm import Algorithm
 from funrl.algos._arguments import configure, with_default
-from funrl.algos._gradients import Learned, apply_all_gradients, start_optimizer
-from funrl.algos._networks import batchwise, critic_member, observations, q_ensemble, stochastic_actor, target_entropy
-from funrl.algos._off_policy_actors import SoftConfig, init_soft_actor_critic, soft_policy
-from funrl.algos.off_policy import Learner
-from funrl.buffers import Buffer
+from funrl.algos._networks import target_entropy
+from funrl.algos._off_policy_parts import SoftConfig, actor_and_critics, init_soft_actor_critic, minimize, soft_policy, start_optimizer
+from funrl.algos._state import Learned
 from funrl.env import AnyEnv, Transition
 from funrl.losses import SoftActorCritic, sac_loss
-from funrl.nn import OwnNet
-from funrl.optim import Optimizer, soft_update
-from funrl.schedules import Schedule
-from funrl.typing import Loss
+from funrl.typing import Loss, Metrics
 
 __all__ = ["SACConfig", "make"]
 
@@ -34,11 +29,11 @@ class SACConfig(SoftConfig):
 def make(
     env: AnyEnv,
     *,
-    actor: OwnNet = None,
-    critic: OwnNet = None,
-    optimizer: Optimizer | None = None,
-    buffer: Buffer | None = None,
-    exploration: Schedule | None = None,
+    actor: nn.OwnNet = None,
+    critic: nn.OwnNet = None,
+    optimizer: optim.Optimizer | None = None,
+    buffer: buffers.Buffer | None = None,
+    exploration: schedules.Schedule | None = None,
     loss: Loss | None = None,
     **options: Any,
 ) -> Algorithm:
@@ -84,15 +79,8 @@ def make(
     """
     further = {"exploration": exploration, "loss": loss}
     config, given = configure(SACConfig, options, actor=actor, critic=critic, optimizer=optimizer, buffer=buffer, **further)
-    off_policy.check("SAC", env, config, discrete=False, observations=observations(actor, critic))
-    _check.fields(config, "(0, inf)", "initial_alpha")
-    _check.fields(config, "[0, inf)", "entropy_share")
-    _check.fields(config, "[0, 1]", "tau")
-    space, seen = env.action_space, env.observation_space
-    own = batchwise("actor", actor, seen, 2 * space.shape[0])
-    policy = stochastic_actor(config.num_cells, space, config.activation, own)
-    critics = q_ensemble(2, config.num_cells, config.activation, critic_member(critic, 2, seen, 1))
-
+    policy, critics = actor_and_critics("SAC", config, env, actor, critic, 2, stochastic=True)
+    space = env.action_space
     objective = with_default(loss, sac_loss, needed=("td_error",))
 
     def init(key: torch.Tensor, observation: torch.Tensor) -> tuple[SoftActorCritic, Any, Any]:
@@ -100,19 +88,13 @@ def make(
         return network, tree.map(torch.clone, network.critic), start_optimizer(optimizer, network, *(_PARTS if optimizer else ()))
 
     def learn(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: SACConfig) -> Any:
-        gradient, (_, metrics) = torch.func.grad_and_value(objective, has_aux=True)(
-            learned.network,
-            learned.target,
-            key,
-            batch,
-            actor=policy.apply,
-            critic=critics.apply,
-            gamma=gamma,
-            target_entropy=target_entropy(space, hparams.entropy_share),
-            weight=weight,
-        )
-        learned = apply_all_gradients(learned, gradient, hparams.learning_rate, optimizer, _PARTS)
-        return learned.replace(target=soft_update(learned.network.critic, learned.target, tau=hparams.tau)), metrics
+        options = {"gamma": gamma, "target_entropy": target_entropy(space, hparams.entropy_share), "weight": weight}
 
-    spec = Learner(init, learn, *soft_policy(policy, exploration))
+        def total(network: SoftActorCritic) -> tuple[torch.Tensor, Metrics]:
+            return objective(network, learned.target, key, batch, actor=policy.apply, critic=critics.apply, **options)
+
+        learned, metrics = minimize(total, learned, hparams.learning_rate, optimizer, *_PARTS)
+        return learned.replace(target=optim.soft_update(learned.network.critic, learned.target, tau=hparams.tau)), metrics
+
+    spec = off_policy.Learner(init, learn, *soft_policy(policy, exploration))
     return off_policy.make("sac", env, config, spec, given)

@@ -5,23 +5,16 @@ from typing import Any
 
 import torch
 
-from funrl import _check, nn, tree
+from funrl import _check, buffers, distributions, nn, optim, random, schedules, tree
 from funrl.algos import off_policy
 from funrl.algos._algorithm import Algorithm
 from funrl.algos._arguments import configure, with_default
-from funrl.algos._gradients import Learned, apply_all_gradients, start_optimizer
 from funrl.algos._networks import batchwise, critic_member, observations
-from funrl.algos._off_policy_actors import SoftConfig, soft_policy
-from funrl.algos.off_policy import Learner
-from funrl.buffers import Buffer
-from funrl.distributions import Categorical
+from funrl.algos._off_policy_parts import SoftConfig, minimize, soft_policy, start_optimizer
+from funrl.algos._state import Learned
 from funrl.env import AnyEnv, Transition
 from funrl.losses import SoftActorCritic, sac_discrete_loss
-from funrl.nn import OwnNet
-from funrl.optim import Optimizer, soft_update
-from funrl.random import split
-from funrl.schedules import Schedule
-from funrl.typing import Loss
+from funrl.typing import Loss, Metrics
 
 __all__ = ["SACDiscreteConfig", "make"]
 
@@ -45,11 +38,11 @@ class SACDiscreteConfig(SoftConfig):
 def make(
     env: AnyEnv,
     *,
-    actor: OwnNet = None,
-    critic: OwnNet = None,
-    optimizer: Optimizer | None = None,
-    buffer: Buffer | None = None,
-    exploration: Schedule | None = None,
+    actor: nn.OwnNet = None,
+    critic: nn.OwnNet = None,
+    optimizer: optim.Optimizer | None = None,
+    buffer: buffers.Buffer | None = None,
+    exploration: schedules.Schedule | None = None,
     loss: Loss | None = None,
     **options: Any,
 ) -> Algorithm:
@@ -87,36 +80,30 @@ def make(
     further = {"exploration": exploration, "loss": loss}
     config, given = configure(SACDiscreteConfig, options, actor=actor, critic=critic, optimizer=optimizer, buffer=buffer, **further)
     off_policy.check("SAC for discrete actions", env, config, discrete=True, observations=observations(actor, critic))
-    _check.fields(config, "(0, inf)", "initial_alpha")
-    _check.fields(config, "[0, 1]", "tau", "entropy_share")
+    _check.fields(config, "[0, 1]", "entropy_share")
     num_actions = env.action_space.n
     logits = nn.mlp(config.num_cells, num_actions, activation=config.activation, out_init=nn.orthogonal(0.01))
     logits = batchwise("actor", actor, env.observation_space, num_actions) or logits
-    policy = nn.Net(logits.init, lambda params, observation: Categorical(logits.apply(params, observation)))
+    policy = nn.Net(logits.init, lambda params, observation: distributions.Categorical(logits.apply(params, observation)))
     values = nn.mlp(config.num_cells, num_actions, activation=config.activation, out_init=nn.orthogonal(1.0))
     critics = nn.ensemble(critic_member(critic, 2, env.observation_space, num_actions) or values, 2)
 
     objective = with_default(loss, sac_discrete_loss, needed=("td_error",))
 
     def init(key: torch.Tensor, observation: torch.Tensor) -> tuple[SoftActorCritic, Any, Any]:
-        actor_key, critic_key = split(key).unbind(0)
+        actor_key, critic_key = random.split(key).unbind(0)
         log_alpha = tree.leaves(observation)[0].new_full((), config.initial_alpha).log()
         network = SoftActorCritic(policy.init(actor_key, observation), critics.init(critic_key, observation), log_alpha)
         return network, tree.map(torch.clone, network.critic), start_optimizer(optimizer, network, *(_PARTS if optimizer else ()))
 
     def learn(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: Any) -> Any:
-        gradient, (_, metrics) = torch.func.grad_and_value(objective, has_aux=True)(
-            learned.network,
-            learned.target,
-            batch,
-            actor=policy.apply,
-            critic=critics.apply,
-            gamma=gamma,
-            target_entropy=hparams.entropy_share * math.log(num_actions),
-            weight=weight,
-        )
-        learned = apply_all_gradients(learned, gradient, hparams.learning_rate, optimizer, _PARTS)
-        return learned.replace(target=soft_update(learned.network.critic, learned.target, tau=hparams.tau)), metrics
+        options = {"gamma": gamma, "target_entropy": hparams.entropy_share * math.log(num_actions), "weight": weight}
 
-    spec = Learner(init, learn, *soft_policy(policy, exploration))
+        def total(network: SoftActorCritic) -> tuple[torch.Tensor, Metrics]:
+            return objective(network, learned.target, batch, actor=policy.apply, critic=critics.apply, **options)
+
+        learned, metrics = minimize(total, learned, hparams.learning_rate, optimizer, *_PARTS)
+        return learned.replace(target=optim.soft_update(learned.network.critic, learned.target, tau=hparams.tau)), metrics
+
+    spec = off_policy.Learner(init, learn, *soft_policy(policy, exploration))
     return off_policy.make("sac_discrete", env, config, spec, given)

@@ -5,16 +5,14 @@ from typing import Any
 import torch
 
 from funrl import _check, nn, optim, random, tree
-from funrl.algos import _analytic as analytic
+from funrl.algos import _analytic as analytic, on_policy
 from funrl.algos._algorithm import Algorithm, annealed
 from funrl.algos._analytic import AnalyticConfig
 from funrl.algos._arguments import configure
 from funrl.algos._networks import batchwise
 from funrl.algos._state import LearnerState
-from funrl.algos.on_policy import check_minibatches
 from funrl.compiler import scan
 from funrl.env import AnyEnv, Transition
-from funrl.optim import Optimizer, apply_updates, global_norm
 from funrl.returns import td_lambda
 
 __all__ = ["SHACConfig", "make"]
@@ -54,7 +52,7 @@ class SHACConfig(AnalyticConfig):
 
 
 def make(
-    env: AnyEnv, *, actor: nn.Net | None = None, critic: nn.Net | None = None, optimizer: Optimizer | None = None, **options: Any
+    env: AnyEnv, *, actor: nn.Net | None = None, critic: nn.Net | None = None, optimizer: optim.Optimizer | None = None, **options: Any
 ) -> Algorithm:
     r"""Make SHAC for an environment of differentiable torch, with vectors and continuous actions.
 
@@ -97,12 +95,14 @@ def make(
         standard deviation of the policy depends on the observation, and the networks have no layer normalisation.
     """
     config, given = configure(SHACConfig, options, actor=actor, critic=critic, optimizer=optimizer)
-    _check_config(config, env, actor)
+    analytic.check("shac", config, env, actor)
+    _check.fields(config, "(0, 1]", "tau")
+    on_policy.check_minibatches(config)
     policy = analytic.actor_of(config, env, actor)
     own = batchwise("critic", critic, env.observation_space, 1)
     value_net = own or nn.mlp(config.num_cells, 1, activation=config.activation, out_init=nn.orthogonal(1.0))
 
-    def adam(learning_rate: Any, max_norm: Any) -> Optimizer:
+    def adam(learning_rate: Any, max_norm: Any) -> optim.Optimizer:
         return optimizer or optim.flatten(optim.chain(optim.clip_by_global_norm(max_norm), optim.adam(learning_rate, 0.7, 0.95)))
 
     def estimate(params: Any, observation: torch.Tensor) -> torch.Tensor:
@@ -135,21 +135,21 @@ def make(
         critic_params, critic_state, value_loss = _fit(
             key, network["critic"], learner.optimizer["critic"], rows, config, critic_adam, estimate
         )
-        network = {"actor": apply_updates(network["actor"], updates), "critic": critic_params}
+        network = {"actor": optim.apply_updates(network["actor"], updates), "critic": critic_params}
         learner = learner.replace(
             params=learner.params.replace(network=network),
             target=optim.soft_update(critic_params, target, tau=hparams.tau),
             optimizer={"actor": actor_state, "critic": critic_state},
         )
         metrics = {"policy_loss": loss, "value_loss": value_loss, "value_mean": value.mean()}
-        metrics["gradient_norm"] = global_norm(tree.ravel(gradient)[0])
+        metrics["gradient_norm"] = optim.global_norm(tree.ravel(gradient)[0])
         return learner, metrics if optimizer is not None else {**metrics, "learning_rate": learning_rate}
 
     return analytic.make("shac", env, config, policy, init=init, update=update, given=given)
 
 
 def _fit(
-    key: torch.Tensor, params: Any, state: Any, rows: Any, config: SHACConfig, optimizer: Optimizer, estimate: Any
+    key: torch.Tensor, params: Any, state: Any, rows: Any, config: SHACConfig, optimizer: optim.Optimizer, estimate: Any
 ) -> tuple[Any, Any, torch.Tensor]:
     """Fit the critic to its targets; return its parameters, the optimizer's state and the mean loss."""
     size = rows[1].shape[0]
@@ -163,16 +163,7 @@ def _fit(
         params, state = carry
         gradient, value = torch.func.grad_and_value(loss)(params, tree.index(rows, indices))
         updates, state = optimizer.update(gradient, state, params)
-        return (apply_updates(params, updates), state), value
+        return (optim.apply_updates(params, updates), state), value
 
     (params, state), losses = scan(step, (params, state), order.reshape(config.num_epochs * config.num_minibatches, -1))
     return params, state, losses.mean()
-
-
-def _check_config(config: SHACConfig, env: AnyEnv, actor: Any) -> None:
-    analytic.check("shac", config, env, actor)
-    _check.fields(config, "[1, inf)", "num_epochs", "num_minibatches")
-    _check.fields(config, "[0, 1]", "lambda_")
-    _check.fields(config, "[0, inf)", "critic_learning_ratio")
-    _check.fields(config, "(0, 1]", "tau")
-    check_minibatches(config)

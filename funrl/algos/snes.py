@@ -2,13 +2,10 @@
 
 from typing import Any
 
-from funrl import _check, evolution, tree
-from funrl.algos import _evolutionary
+from funrl import evolution, nn, tree
 from funrl.algos._algorithm import Algorithm
-from funrl.algos._arguments import configure
-from funrl.algos._evolutionary import EvolutionConfig
+from funrl.algos._evolutionary import EvolutionConfig, evolving
 from funrl.env import AnyEnv
-from funrl.nn import OwnNet
 
 __all__ = ["SNESConfig", "make"]
 
@@ -26,7 +23,7 @@ class SNESConfig(EvolutionConfig):
     learning_rate: Any = 1.0
 
 
-def make(env: AnyEnv, *, network: OwnNet = None, **options: Any) -> Algorithm:
+def make(env: AnyEnv, *, network: nn.OwnNet = None, **options: Any) -> Algorithm:
     """Make SNES for a pure environment: an update is a generation of :func:`funrl.evolution.snes`.
 
     Args:
@@ -52,11 +49,8 @@ def make(env: AnyEnv, *, network: OwnNet = None, **options: Any) -> Algorithm:
     Reference: T. Schaul, T. Glasmachers, J. Schmidhuber, "High Dimensions and Heavy Tails for Natural Evolution Strategies", GECCO
         2011, doi:10.1145/2001576.2001692 (no arXiv id), and more as for :func:`funrl.evolution.snes`.
     """
-    config, given = configure(SNESConfig, options, network=network)
-    _check.fields(config, "(0, inf)", "sigma")
-    _check.fields(config, "[0, inf)", "learning_rate")
 
     def strategy(num_candidates: int, hparams: SNESConfig) -> evolution.Strategy:
         return evolution.snes(num_candidates, sigma=hparams.sigma, learning_rate=hparams.learning_rate)
 
-    return _evolutionary.make("snes", env, config, strategy, given)
+    return evolving("snes", env, SNESConfig, options, strategy, network=network)

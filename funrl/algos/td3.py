@@ -4,27 +4,22 @@ from typing import Any
 
 import torch
 
-from funrl import _check, tree
+from funrl import buffers, nn, optim, schedules, tree
 from funrl.algos import off_policy
 from funrl.algos._algorithm import Algorithm
 from funrl.algos._arguments import configure, with_default
-from funrl.algos._gradients import Learned, apply_gradients, start_optimizer
-from funrl.algos._networks import batchwise, critic_member, deterministic_actor, half_width, observations, q_ensemble
-from funrl.algos._off_policy_actors import init_actor_critic, noisy_policy
-from funrl.algos.off_policy import Learner, OffPolicyConfig
-from funrl.buffers import Buffer
+from funrl.algos._networks import half_width
+from funrl.algos._off_policy_parts import actor_and_critics, init_actor_critic, minimize, noisy_policy, start_optimizer
+from funrl.algos._state import Learned
 from funrl.env import AnyEnv, Transition
 from funrl.losses import ActorCritic, td3_actor_loss, td3_critic_loss
-from funrl.nn import OwnNet
-from funrl.optim import Optimizer, soft_update
-from funrl.schedules import Schedule
-from funrl.typing import Loss
+from funrl.typing import Loss, Metrics
 
 __all__ = ["TD3Config", "make"]
 
 
 @tree.dataclass
-class TD3Config(OffPolicyConfig):
+class TD3Config(off_policy.OffPolicyConfig):
     """The options of :func:`make`, in addition to those of :class:`~funrl.algos.off_policy.OffPolicyConfig`.
 
     The unit of the noise is half the width of the action space.
@@ -48,11 +43,11 @@ class TD3Config(OffPolicyConfig):
 def make(
     env: AnyEnv,
     *,
-    actor: OwnNet = None,
-    critic: OwnNet = None,
-    optimizer: Optimizer | None = None,
-    buffer: Buffer | None = None,
-    exploration: Schedule | None = None,
+    actor: nn.OwnNet = None,
+    critic: nn.OwnNet = None,
+    optimizer: optim.Optimizer | None = None,
+    buffer: buffers.Buffer | None = None,
+    exploration: schedules.Schedule | None = None,
     critic_loss: Loss | None = None,
     actor_loss: Loss | None = None,
     **options: Any,
@@ -94,15 +89,8 @@ def make(
     """
     further = {"exploration": exploration, "critic_loss": critic_loss, "actor_loss": actor_loss}
     config, given = configure(TD3Config, options, actor=actor, critic=critic, optimizer=optimizer, buffer=buffer, **further)
-    off_policy.check("TD3", env, config, discrete=False, observations=observations(actor, critic))
-    _check.fields(config, "[1, inf)", "policy_delay")
-    _check.fields(config, "[0, 1]", "tau")
-    _check.fields(config, "[0, inf)", "exploration_noise", "target_noise", "target_noise_clip")
-    space, seen = env.action_space, env.observation_space
-    own = batchwise("actor", actor, seen, space.shape[0])
-    policy = deterministic_actor(config.num_cells, space, config.activation, own)
-    critics = q_ensemble(2, config.num_cells, config.activation, critic_member(critic, 2, seen, 1))
-
+    policy, critics = actor_and_critics("TD3", config, env, actor, critic, 2, stochastic=False)
+    space, networks = env.action_space, {"actor": policy.apply, "critic": critics.apply}
     critic_objective = with_default(critic_loss, td3_critic_loss, needed=("td_error",))
     actor_objective = with_default(actor_loss, td3_actor_loss)
 
@@ -112,30 +100,22 @@ def make(
 
     def learn(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: TD3Config) -> Any:
         unit = half_width(space, batch.reward)
-        gradient, (_, metrics) = torch.func.grad_and_value(critic_objective, has_aux=True)(
-            learned.network.critic,
-            learned.target,
-            key,
-            batch,
-            actor=policy.apply,
-            critic=critics.apply,
-            gamma=gamma,
-            noise_std=hparams.target_noise * unit,
-            noise_clip=hparams.target_noise_clip * unit,
-            low=space.low.to(unit),
-            high=space.high.to(unit),
-            weight=weight,
-        )
-        return apply_gradients(learned, gradient, hparams.learning_rate, optimizer, part="critic"), metrics
+        noise = {"noise_std": hparams.target_noise * unit, "noise_clip": hparams.target_noise_clip * unit}
+        bounds = {"low": space.low.to(unit), "high": space.high.to(unit)}
+
+        def loss(critic: Any) -> tuple[torch.Tensor, Metrics]:
+            return critic_objective(critic, learned.target, key, batch, gamma=gamma, weight=weight, **networks, **noise, **bounds)
+
+        return minimize(loss, learned, hparams.learning_rate, optimizer, "critic")
 
     def move_actor(
         key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: TD3Config
     ) -> Any:
-        gradient, (_, metrics) = torch.func.grad_and_value(actor_objective, has_aux=True)(
-            learned.network.actor, learned.network.critic, batch, actor=policy.apply, critic=critics.apply, weight=weight
-        )
-        learned = apply_gradients(learned, gradient, hparams.learning_rate, optimizer, part="actor")
-        return learned.replace(target=soft_update(learned.network, learned.target, tau=hparams.tau)), metrics
+        def loss(actor: Any) -> tuple[torch.Tensor, Metrics]:
+            return actor_objective(actor, learned.network.critic, batch, weight=weight, **networks)
 
-    spec = Learner(init, learn, *noisy_policy(policy, space, exploration), move_actor, config.policy_delay)
+        learned, metrics = minimize(loss, learned, hparams.learning_rate, optimizer, "actor")
+        return learned.replace(target=optim.soft_update(learned.network, learned.target, tau=hparams.tau)), metrics
+
+    spec = off_policy.Learner(init, learn, *noisy_policy(policy, space, exploration), move_actor, config.policy_delay)
     return off_policy.make("td3", env, config, spec, given)

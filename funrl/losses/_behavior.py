@@ -1,18 +1,14 @@
 """Losses of actor-critics that stay close to the data: TD3+BC and ReBRAC; and critics of a stochastic policy, for AWAC."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from funrl import _check
-from funrl.losses._actor_critic import ActorCritic, bootstrap, check_transition, squared_errors
-from funrl.losses._checks import detach, fields, mean
+from funrl.losses._deterministic import smoothed
 from funrl.losses._imitation import distance
-from funrl.losses._td3 import smoothed
-
-Actor = Callable[[Any, Any], Any]
-Critic = Callable[[Any, Any, torch.Tensor], torch.Tensor]
+from funrl.losses._parts import ActorCritic, bootstrap, check_transition, detach, mean, q_values, squared_errors, target_networks
+from funrl.typing import ActionValue, Actor, Metrics
 
 
 def td3_bc_actor_loss(
@@ -21,11 +17,11 @@ def td3_bc_actor_loss(
     batch: Any,
     *,
     actor: Actor,
-    critic: Critic,
+    critic: ActionValue,
     alpha: float | torch.Tensor = 2.5,
     scale: float | torch.Tensor = 1.0,
     weight: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+) -> tuple[torch.Tensor, Metrics]:
     r"""The actor's loss of TD3+BC: the first critic, in units of its own size, and the distance to the actions of the data.
 
     .. math:: L = \frac1N \sum_i w_i \left(-\lambda\, Q_{\theta_1}(s_i, \mu_\phi(s_i)) +
@@ -65,8 +61,7 @@ def td3_bc_actor_loss(
     check_transition(what, batch)
     chosen = actor(actor_params, batch.observation)
     apart = distance(what, chosen, batch.action, scale).mean(-1)
-    values = critic(detach(critic_params), batch.observation, chosen)
-    _check.floating(f"{what}: critic's values", values, shape=("E", *batch.reward.shape))
+    values = q_values(what, critic, detach(critic_params), batch, chosen)
     unit = _check.in_dtype(f"{what}: alpha", alpha, batch.reward) / _size(values[0])
     loss = mean(what, apart - unit * values[0], weight)
     return loss, {"actor_loss": loss.detach(), "bc_loss": apart.detach().mean()}
@@ -78,11 +73,11 @@ def rebrac_actor_loss(
     batch: Any,
     *,
     actor: Actor,
-    critic: Critic,
+    critic: ActionValue,
     beta: float | torch.Tensor,
     scale: float | torch.Tensor = 1.0,
     weight: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+) -> tuple[torch.Tensor, Metrics]:
     r"""The actor's loss of ReBRAC.
 
     .. math:: L = \frac1N \sum_i w_i \left(\beta \left\lVert \frac{\mu_\phi(s_i) - a_i}{c} \right\rVert^2 -
@@ -115,8 +110,7 @@ def rebrac_actor_loss(
     check_transition(what, batch)
     chosen = actor(actor_params, batch.observation)
     apart = distance(what, chosen, batch.action, scale).sum(-1)
-    values = critic(detach(critic_params), batch.observation, chosen)
-    _check.floating(f"{what}: critic's values", values, shape=("E", *batch.reward.shape))
+    values = q_values(what, critic, detach(critic_params), batch, chosen)
     least = values.amin(0)
     loss = mean(what, _check.in_dtype(f"{what}: beta", beta, batch.reward) * apart - least / _size(least), weight)
     return loss, {"actor_loss": loss.detach(), "bc_loss": apart.detach().mean()}
@@ -129,7 +123,7 @@ def rebrac_critic_loss(
     batch: Any,
     *,
     actor: Actor,
-    critic: Critic,
+    critic: ActionValue,
     gamma: float | torch.Tensor,
     beta: float | torch.Tensor,
     scale: float | torch.Tensor = 1.0,
@@ -138,7 +132,7 @@ def rebrac_critic_loss(
     low: float | torch.Tensor = -1.0,
     high: float | torch.Tensor = 1.0,
     weight: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+) -> tuple[torch.Tensor, Metrics]:
     r"""The critics' loss of ReBRAC: TD3's, whose target falls with the distance of the next action from that of the data.
 
     .. math:: L = \sum_e \frac1N \sum_i w_i (y_i - Q_{\theta_e}(s_i, a_i))^2, \qquad
@@ -184,14 +178,12 @@ def rebrac_critic_loss(
     """
     what = "rebrac_critic_loss"
     check_transition(what, batch)
-    fields(f"{what}: target_params", target_params, ("actor", "critic"), "funrl.losses.ActorCritic")
+    target_params = target_networks(what, target_params)
     if "next_action" not in batch.extras or "has_next" not in batch.extras:
         raise ValueError(f"{what}: batch: expected extras with next_action and has_next, got {sorted(batch.extras)}")
-    target_params = detach(target_params)
     options: dict[str, Any] = {"noise_std": noise_std, "noise_clip": noise_clip, "low": low, "high": high}
     next_action = smoothed(what, actor(target_params.actor, batch.next_observation), key, **options)
-    next_values = critic(target_params.critic, batch.next_observation, next_action)
-    _check.floating(f"{what}: critic's values of next_observation", next_values, shape=("E", *batch.reward.shape))
+    next_values = q_values(what, critic, target_params.critic, batch, next_action, after=True)
     apart = distance(what, next_action, batch.extras["next_action"], scale).sum(-1)
     penalty = torch.where(batch.extras["has_next"], _check.in_dtype(f"{what}: beta", beta, batch.reward) * apart, 0.0)
     target = bootstrap(what, batch, next_values.amin(0) - penalty, gamma)
@@ -205,10 +197,10 @@ def awac_critic_loss(
     batch: Any,
     *,
     actor: Actor,
-    critic: Critic,
+    critic: ActionValue,
     gamma: float | torch.Tensor,
     weight: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+) -> tuple[torch.Tensor, Metrics]:
     r"""The critics' loss of a stochastic policy without a bonus for entropy, as AWAC and CQL have it.
 
     .. math:: L = \sum_e \frac1N \sum_i w_i (y_i - Q_{\theta_e}(s_i, a_i))^2, \qquad
@@ -249,11 +241,9 @@ def awac_critic_loss(
     """
     what = "awac_critic_loss"
     check_transition(what, batch)
-    fields(f"{what}: target_params", target_params, ("actor", "critic"), "funrl.losses.ActorCritic")
-    target_params = detach(target_params)
+    target_params = target_networks(what, target_params)
     next_action = actor(target_params.actor, batch.next_observation).sample(key).detach()
-    next_values = critic(target_params.critic, batch.next_observation, next_action)
-    _check.floating(f"{what}: critic's values of next_observation", next_values, shape=("E", *batch.reward.shape))
+    next_values = q_values(what, critic, target_params.critic, batch, next_action, after=True)
     target = bootstrap(what, batch, next_values.amin(0), gamma)
     return squared_errors(what, critic(critic_params, batch.observation, batch.action), target, weight)
 

@@ -6,8 +6,7 @@ from typing import Any
 import torch
 
 from funrl import _check, tree
-from funrl.losses._actor_critic import SoftActorCritic, bootstrap, check_transition, squared_errors
-from funrl.losses._checks import detach
+from funrl.losses._parts import SoftActorCritic, bootstrap, check_transition, detach, squared_errors
 from funrl.losses._sac import next_soft_action, sac_actor_loss
 from funrl.typing import Actor, Metrics
 

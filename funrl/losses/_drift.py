@@ -7,8 +7,9 @@ from typing import Any
 import torch
 
 from funrl import _check, random, tree
-from funrl.losses._actor_critic import evaluate, sum_terms
+from funrl.losses._parts import evaluate, sum_terms
 from funrl.losses._ppo import PPOBatch, _columns as columns, _ratio as ratio_of, clipped_value_loss
+from funrl.typing import Evaluate, Metrics
 
 Drift = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -90,7 +91,7 @@ def dpo_drift(
         arXiv:2210.05639.
     """
     _check.alike("dpo_drift", log_ratio=log_ratio, advantage=advantage)
-    a, b = (_above_zero("dpo_drift", name, x, log_ratio) for name, x in (("alpha", alpha), ("beta", beta)))
+    a, b = (_check.in_dtype(f"dpo_drift: {name}", x, log_ratio, "(0, inf]") for name, x in (("alpha", alpha), ("beta", beta)))
     gain, log_gain = (ratio_of(log_ratio) - 1) * advantage, log_ratio * advantage
     return torch.where(advantage >= 0, torch.relu(gain - a * torch.tanh(gain / a)), torch.relu(log_gain - b * torch.tanh(log_gain / b)))
 
@@ -155,13 +156,13 @@ def drift_loss(
     params: Any,
     batch: PPOBatch,
     *,
-    apply: Callable[[Any, Any], tuple[Any, torch.Tensor]],
+    apply: Evaluate,
     drift: Drift = dpo_drift,
     value_clip: float | torch.Tensor = math.inf,
     value_weight: float | torch.Tensor = 0.5,
     entropy_weight: float | torch.Tensor = 0.0,
     weight: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+) -> tuple[torch.Tensor, Metrics]:
     r"""The loss of PPO with a drift function in the place of its clipping: mirror learning.
 
     .. math:: L = \frac1N \sum_i w_i \left(-\rho_i A_i + \mathfrak D(\rho_i, A_i) + c_1 L^V_i - c_2 \mathcal H_i\right), \qquad
@@ -212,21 +213,8 @@ def drift_loss(
     log_ratio, advantage = log_prob - batch.log_prob.detach(), batch.advantage.detach()
     penalty = drift(log_ratio, advantage)
     _check.alike(what, **{"apply's log_prob": log_prob, "drift's result": penalty})
-    loss, metrics = sum_terms(
-        what,
-        policy_loss=penalty - ratio_of(log_ratio) * advantage,
-        value_loss=clipped_value_loss(value, batch.value, batch.target, clip=value_clip),
-        entropy=entropy,
-        value_weight=value_weight,
-        entropy_weight=entropy_weight,
-        weight=weight,
-    )
+    policy_loss = penalty - ratio_of(log_ratio) * advantage
+    value_loss = clipped_value_loss(value, batch.value, batch.target, clip=value_clip)
+    loss, metrics = sum_terms(what, policy_loss, value_loss, entropy, value_weight, entropy_weight, weight)
     held = log_ratio.detach().clamp(max=20.0)
     return loss, {**metrics, "approximate_kl": (torch.expm1(held) - held).mean(), "drift": penalty.detach().mean()}
-
-
-def _above_zero(what: str, name: str, x: float | torch.Tensor, like: torch.Tensor) -> float | torch.Tensor:
-    """Return a hyperparameter in a given dtype; raise if it is a Python number that is not above 0."""
-    if not isinstance(x, torch.Tensor) and not x > 0:
-        raise ValueError(f"{what}: {name}: expected a number above 0, got {x}")
-    return _check.in_dtype(f"{what}: {name}", x, like)

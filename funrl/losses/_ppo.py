@@ -6,8 +6,7 @@ from typing import Any
 import torch
 
 from funrl import _across, _check, tree
-from funrl.losses._actor_critic import evaluate, sum_terms
-from funrl.losses._checks import detach, fields, mean
+from funrl.losses._parts import detach, evaluate, fields, mean, sum_terms
 from funrl.typing import Evaluate, Metrics
 
 _MAX_LOG_RATIO = 20.0
@@ -183,15 +182,9 @@ def ppo_loss(
     what = "ppo_loss"
     _, log_prob, entropy, value = evaluate(what, apply, params, batch, **_columns(what, batch))
     clip, value_clip = _check.in_dtype(f"{what}: clip", clip, log_prob), _check.in_dtype(f"{what}: value_clip", value_clip, value)
-    loss, metrics = sum_terms(
-        what,
-        policy_loss=clipped_surrogate(log_prob, batch.log_prob, batch.advantage, clip=clip),
-        value_loss=clipped_value_loss(value, batch.value, batch.target, clip=value_clip),
-        entropy=entropy,
-        value_weight=value_weight,
-        entropy_weight=entropy_weight,
-        weight=weight,
-    )
+    policy_loss = clipped_surrogate(log_prob, batch.log_prob, batch.advantage, clip=clip)
+    value_loss = clipped_value_loss(value, batch.value, batch.target, clip=value_clip)
+    loss, metrics = sum_terms(what, policy_loss, value_loss, entropy, value_weight, entropy_weight, weight)
     log_ratio = (log_prob - batch.log_prob).detach().clamp(max=_MAX_LOG_RATIO)
     return loss, {
         **metrics,
@@ -266,15 +259,8 @@ def ppo_kl_loss(
     _check.alike(what, **{"apply's log_prob": log_prob, "old_policy's kl": kl})
     kl_weight, value_clip = _check.in_dtype(f"{what}: kl_weight", kl_weight, kl), _check.in_dtype(f"{what}: value_clip", value_clip, value)
     surrogate = -_ratio(log_prob - batch.log_prob.detach()) * batch.advantage.detach()
-    loss, metrics = sum_terms(
-        what,
-        policy_loss=surrogate,
-        value_loss=clipped_value_loss(value, batch.value, batch.target, clip=value_clip),
-        entropy=entropy,
-        value_weight=value_weight,
-        entropy_weight=entropy_weight,
-        weight=weight,
-    )
+    value_loss = clipped_value_loss(value, batch.value, batch.target, clip=value_clip)
+    loss, metrics = sum_terms(what, surrogate, value_loss, entropy, value_weight, entropy_weight, weight)
     return loss + kl_weight * mean(what, kl, weight), {**metrics, "kl": kl.detach().mean()}
 
 

@@ -5,8 +5,7 @@ from typing import Any
 import torch
 
 from funrl import _check, random
-from funrl.losses._actor_critic import SoftActorCritic, bootstrap, check_transition, squared_errors
-from funrl.losses._checks import detach, fields, mean
+from funrl.losses._parts import SoftActorCritic, bootstrap, check_transition, detach, fields, mean, q_values, squared_errors
 from funrl.typing import ActionValue, Actor, Metrics
 
 
@@ -73,8 +72,7 @@ def sac_critic_loss(
     what = "sac_critic_loss"
     check_transition(what, batch)
     next_action, next_log_prob, alpha = next_soft_action(what, params, key, batch, actor)
-    next_values = critic(detach(target_critic_params), batch.next_observation, next_action)
-    _check.floating(f"{what}: critic's values of next_observation", next_values, shape=("E", *batch.reward.shape))
+    next_values = q_values(what, critic, detach(target_critic_params), batch, next_action, after=True)
     target = bootstrap(what, batch, next_values.amin(0) - alpha * next_log_prob, gamma)
     return squared_errors(what, critic(critic_params, batch.observation, batch.action), target, weight, 0.5)
 
@@ -254,10 +252,8 @@ def soft_values(
     check_transition(what, batch)
     fields(f"{what}: params", params, ("actor", "critic", "log_alpha"), "funrl.losses.SoftActorCritic")
     action, log_prob = _sample(what, actor(actor_params, batch.observation), key)
-    values = critic(detach(params.critic), batch.observation, action)
     _check.alike(what, **{"batch.reward": batch.reward, "actor's log_prob": log_prob})
-    _check.floating(f"{what}: critic's values", values, shape=("E", *batch.reward.shape))
-    return values, log_prob, params.log_alpha.detach().exp()
+    return q_values(what, critic, detach(params.critic), batch, action), log_prob, params.log_alpha.detach().exp()
 
 
 def soft_actor_loss(what: str, value: torch.Tensor, log_prob: torch.Tensor, alpha: torch.Tensor, weight: torch.Tensor | None) -> Part:

@@ -5,9 +5,8 @@ from typing import Any
 import torch
 
 from funrl import _check
-from funrl.losses._actor_critic import SoftActorCritic, bootstrap, squared_errors
-from funrl.losses._checks import detach, fields
-from funrl.losses._dqn import check_discrete, index_of, take
+from funrl.losses._parts import SoftActorCritic, bootstrap, detach, fields, squared_errors
+from funrl.losses._q_learning import check_discrete, index_of, take
 from funrl.losses._sac import soft_actor_loss, with_temperature
 from funrl.typing import Actor, Apply, Metrics
 

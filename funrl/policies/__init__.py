@@ -5,11 +5,7 @@ extras)``.
 """
 
 from funrl.policies._acting import deterministic, keyed, q_value, random, safe, stochastic
-from funrl.policies._exploration import (
-    additive_gaussian,
-    epsilon_greedy,
-    ornstein_uhlenbeck,
-)
+from funrl.policies._exploration import additive_gaussian, epsilon_greedy, ornstein_uhlenbeck
 from funrl.policies._export import export, to_module
 from funrl.policies._joined import ActorCritic, actor_critic, recurrent
 from funrl.policies._policy import Policy, StatefulPolicy

@@ -19,29 +19,16 @@ Size = float | torch.Tensor | Callable[[torch.Tensor], torch.Tensor]
 
 @tree.dataclass
 class ExplorationState:
-    """State of :func:`epsilon_greedy` and :func:`additive_gaussian`.
+    """State of an exploring policy.
 
     Attributes:
-        count: int64 [], the steps so far.
+        count: int64 [], calls so far, the argument of schedules.
+        noise: floating point [A...], the present noise of :func:`ornstein_uhlenbeck`; () for the others.
         policy: the state of the wrapped policy, () if it has none.
     """
 
     count: torch.Tensor
-    policy: Any
-
-
-@tree.dataclass
-class OrnsteinUhlenbeckState:
-    """State of :func:`ornstein_uhlenbeck`.
-
-    Attributes:
-        count: int64 [], the steps so far.
-        noise: floating point [A...], with the shape of an action.
-        policy: the state of the wrapped policy, () if it has none.
-    """
-
-    count: torch.Tensor
-    noise: torch.Tensor
+    noise: Any
     policy: Any
 
 
@@ -83,21 +70,14 @@ def epsilon_greedy(policy: Any, space: Any, epsilon: Size) -> StatefulPolicy:
     check_first("epsilon_greedy", policy, space)
     check_log_prob("epsilon_greedy", policy)
 
-    def start(params: Any, observation: Any) -> ExplorationState:
-        return ExplorationState(_count(observation), _start(policy, params, observation))
-
-    def act(
-        params: Any, key: torch.Tensor, state: ExplorationState, observation: Any, reset: torch.Tensor, **options: Any
-    ) -> tuple[ExplorationState, Any, dict[str, Any]]:
-        policy_key, coin_key, action_key = keys.split(key, 3).unbind(0)
-        inner, action, extras = _act(policy, params, policy_key, state, observation, reset, options)
+    def explore(own: list[torch.Tensor], state: ExplorationState, action: Any, reset: torch.Tensor) -> tuple[Any, Any]:
+        coin_key, action_key = own
         other = _random_action(space, action_key, action)
         batch = tree.leaves(other)[0].shape[: len(_batch(space, action))]
         probability = _size_at(epsilon, state.count, torch.float32).expand(batch)
-        explore = keys.uniform(coin_key, tuple(batch)) < probability
-        return ExplorationState(state.count + 1, inner), tree.where(explore, other, action), extras
+        return (), tree.where(keys.uniform(coin_key, tuple(batch)) < probability, other, action)
 
-    return StatefulPolicy(policy.init, start, act, policy.extras, getattr(policy, "first", None))
+    return _exploring(policy, explore)
 
 
 def additive_gaussian(policy: Any, space: Box, scale: Size) -> StatefulPolicy:
@@ -138,19 +118,11 @@ def additive_gaussian(policy: Any, space: Box, scale: Size) -> StatefulPolicy:
     _check_box("additive_gaussian", space)
     _check_size("additive_gaussian: scale", scale)
 
-    def start(params: Any, observation: Any) -> ExplorationState:
-        return ExplorationState(_count(observation), _start(policy, params, observation))
+    def explore(own: list[torch.Tensor], state: ExplorationState, action: torch.Tensor, reset: torch.Tensor) -> tuple[Any, torch.Tensor]:
+        noise = keys.normal(own[0], tuple(action.shape), dtype=action.dtype)
+        return (), _shifted(space, action, _size_at(scale, state.count, action.dtype), noise)
 
-    def act(
-        params: Any, key: torch.Tensor, state: ExplorationState, observation: Any, reset: torch.Tensor, **options: Any
-    ) -> tuple[ExplorationState, torch.Tensor, dict[str, Any]]:
-        policy_key, noise_key = keys.split(key).unbind(0)
-        inner, action, extras = _act(policy, params, policy_key, state, observation, reset, options)
-        noise = keys.normal(noise_key, tuple(action.shape), dtype=action.dtype)
-        sigma = _over_action(space, _size_at(scale, state.count, action.dtype))
-        return ExplorationState(state.count + 1, inner), project(space, action + sigma * noise), extras
-
-    return StatefulPolicy(policy.init, start, act, policy.extras)
+    return _exploring(policy, explore)
 
 
 def ornstein_uhlenbeck(
@@ -171,7 +143,7 @@ def ornstein_uhlenbeck(
         dt: the time of a step, above 0.
 
     Returns:
-        A :class:`StatefulPolicy` with an :class:`OrnsteinUhlenbeckState`. Resets set the noise to 0, and do not change the count.
+        A :class:`StatefulPolicy` with an :class:`ExplorationState`. Resets set the noise to 0, and do not change the count.
 
     Raises:
         TypeError: if an argument is of another kind.
@@ -202,42 +174,43 @@ def ornstein_uhlenbeck(
     for name, x in (("theta", theta), ("sigma", sigma), ("dt", dt)):
         _check.number(f"ornstein_uhlenbeck: {name}", x, "(0, inf]" if name == "dt" else "[0, inf]")
 
-    def start(params: Any, observation: Any) -> OrnsteinUhlenbeckState:
+    def start(observation: Any) -> torch.Tensor:
         dtype = next((x.dtype for x in tree.leaves(observation) if x.is_floating_point()), space.dtype)
-        count = _count(observation)
-        return OrnsteinUhlenbeckState(
-            count, torch.zeros(space.shape, dtype=dtype, device=count.device), _start(policy, params, observation)
-        )
+        return torch.zeros(space.shape, dtype=dtype, device=tree.leaves(observation)[0].device)
+
+    def explore(own: list[torch.Tensor], state: ExplorationState, action: torch.Tensor, reset: torch.Tensor) -> tuple[Any, torch.Tensor]:
+        noise = torch.where(_over_action(space, reset), 0.0, state.noise)
+        drawn = keys.normal(own[0], tuple(action.shape), dtype=action.dtype)
+        noise = noise - theta * dt * noise + sigma * dt**0.5 * drawn
+        return noise, _shifted(space, action, _size_at(scale, state.count, action.dtype), noise)
+
+    return _exploring(policy, explore, start)
+
+
+def _exploring(policy: Any, explore: Callable[..., Any], start_noise: Callable[[Any], Any] = lambda observation: ()) -> StatefulPolicy:
+    """Make the policy whose actions ``explore(keys, state, action, reset) -> (noise, action)`` changes; there are two keys."""
+
+    def start(params: Any, observation: Any) -> ExplorationState:
+        count = torch.zeros((), dtype=torch.int64, device=tree.leaves(observation)[0].device)
+        return ExplorationState(count, start_noise(observation), policy.start(params, observation) if hasattr(policy, "start") else ())
 
     def act(
-        params: Any, key: torch.Tensor, state: OrnsteinUhlenbeckState, observation: Any, reset: torch.Tensor, **options: Any
-    ) -> tuple[OrnsteinUhlenbeckState, torch.Tensor, dict[str, Any]]:
-        policy_key, noise_key = keys.split(key).unbind(0)
-        inner, action, extras = _act(policy, params, policy_key, state, observation, reset, options)
-        noise = torch.where(_over_action(space, reset), 0.0, state.noise)
-        drawn = keys.normal(noise_key, tuple(action.shape), dtype=action.dtype)
-        noise = noise - theta * dt * noise + sigma * dt**0.5 * drawn
-        size = _over_action(space, _size_at(scale, state.count, action.dtype))
-        return OrnsteinUhlenbeckState(state.count + 1, noise, inner), project(space, action + size * noise), extras
+        params: Any, key: torch.Tensor, state: ExplorationState, observation: Any, reset: torch.Tensor, **options: Any
+    ) -> tuple[ExplorationState, Any, dict[str, Any]]:
+        _check.flag("act: reset", reset, "give one for each state", shape=state.count.shape)
+        policy_key, *others = keys.split(key, 3).unbind(0)
+        if hasattr(policy, "start"):
+            inner, action, extras = policy.act(params, policy_key, state.policy, observation, reset, **options)
+        else:
+            inner, (action, extras) = (), policy.act(params, policy_key, observation, **options)
+        noise, action = explore(others, state, action, reset)
+        return ExplorationState(state.count + 1, noise, inner), action, extras
 
-    return StatefulPolicy(policy.init, start, act, policy.extras)
-
-
-def _start(policy: Any, params: Any, observation: Any) -> Any:
-    return policy.start(params, observation) if hasattr(policy, "start") else ()
+    return StatefulPolicy(policy.init, start, act, policy.extras, getattr(policy, "first", None))
 
 
-def _act(
-    policy: Any, params: Any, key: torch.Tensor, state: Any, observation: Any, reset: torch.Tensor, options: dict[str, Any]
-) -> tuple[Any, Any, dict[str, Any]]:
-    _check.flag("act: reset", reset, "give one for each state", shape=state.count.shape)
-    if hasattr(policy, "start"):
-        return policy.act(params, key, state.policy, observation, reset, **options)
-    return (), *policy.act(params, key, observation, **options)
-
-
-def _count(observation: Any) -> torch.Tensor:
-    return torch.zeros((), dtype=torch.int64, device=tree.leaves(observation)[0].device)
+def _shifted(space: Box, action: torch.Tensor, size: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    return project(space, action + _over_action(space, size) * noise)
 
 
 def _size_at(size: Size, count: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

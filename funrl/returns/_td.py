@@ -1,10 +1,46 @@
-"""On-policy targets for values: one-step, n-step and lambda-returns, and Monte Carlo returns."""
+"""On-policy targets and advantages: one-step, n-step and lambda-returns, Monte Carlo returns, and GAE."""
+
+from typing import Any
 
 import torch
 
 from funrl import _check
-from funrl.returns._checks import columns, fraction
 from funrl.returns._recurrence import n_step_recurrence, solve_recurrence
+
+
+def columns(what: str, **tensors: Any) -> None:
+    """Check tensors of the shape [T, ...] of the first, as for :func:`funrl._check.alike`.
+
+    Example:
+        >>> columns("td0", reward=torch.zeros(()))
+        Traceback (most recent call last):
+        ...
+        ValueError: td0: reward: expected the shape [T, ...] with T at least 1, got []; time comes first
+    """
+    _check.alike(what, **tensors)
+    reference, first = next(iter(tensors.items()))
+    if first.ndim == 0 or first.shape[0] == 0:
+        _check.sized(f"{what}: {reference}", first, ("T", ...), "time comes first")
+
+
+def fraction(what: str, name: str, x: float | torch.Tensor, like: torch.Tensor) -> float | torch.Tensor:
+    """Return a number in [0, 1], or a tensor that broadcasts to ``like``, in the dtype of ``like``.
+
+    Example:
+        >>> fraction("td0", "gamma", 1.5, torch.zeros(3))
+        Traceback (most recent call last):
+        ...
+        ValueError: td0: gamma: expected a number in [0, 1], got 1.5
+    """
+    if isinstance(x, torch.Tensor) and not _check.broadcasts(x.shape, like.shape):
+        _check.fail(ValueError, f"{what}: {name}", f"a number or a shape that broadcasts to {list(like.shape)}", list(x.shape))
+    return _check.in_dtype(f"{what}: {name}", x, like, "[0, 1]")
+
+
+def discounts(what: str, gamma: float | torch.Tensor, lambda_: float | torch.Tensor, **tensors: torch.Tensor) -> Any:
+    """Return gamma and lambda as :func:`fraction` does, after a check of the tensors; the first is the reward."""
+    columns(what, **tensors)
+    return fraction(what, "gamma", gamma, tensors["reward"]), fraction(what, "lambda_", lambda_, tensors["reward"])
 
 
 def td0(reward: torch.Tensor, next_value: torch.Tensor, terminated: torch.Tensor, *, gamma: float | torch.Tensor) -> torch.Tensor:
@@ -257,8 +293,8 @@ def _td_lambda(
     gamma: float | torch.Tensor,
     lambda_: float | torch.Tensor,
 ) -> torch.Tensor:
-    columns(what, reward=reward, next_value=next_value, terminated=terminated, truncated=truncated)
-    gamma, lambda_ = fraction(what, "gamma", gamma, reward), fraction(what, "lambda_", lambda_, reward)
+    tensors = {"reward": reward, "next_value": next_value, "terminated": terminated, "truncated": truncated}
+    gamma, lambda_ = discounts(what, gamma, lambda_, **tensors)
     lambda_ = torch.where(_cut(terminated, truncated), 0.0, torch.ones_like(reward) * lambda_)
     # Masked before it is multiplied: the gradient in lambda_ would be 0 times a NaN.
     successor = (1 - lambda_) * torch.where(terminated, 0.0, next_value)
@@ -269,3 +305,57 @@ def _cut(terminated: torch.Tensor, truncated: torch.Tensor) -> torch.Tensor:
     """Return True where the next row belongs to another episode: at ends of episodes, and in the last row."""
     done = terminated | truncated
     return torch.cat([done[:-1], torch.ones_like(done[:1])])
+
+
+def gae(
+    reward: torch.Tensor,
+    value: torch.Tensor,
+    next_value: torch.Tensor,
+    terminated: torch.Tensor,
+    truncated: torch.Tensor,
+    *,
+    gamma: float | torch.Tensor,
+    lambda_: float | torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    r"""Estimate advantages, and value targets, by an exponential average of n-step errors.
+
+    .. math:: \delta_t = r_t + \gamma (1 - \mathrm{terminated}_t) V(s'_t) - V(s_t), \qquad
+        A_t = \delta_t + \gamma \lambda (1 - \mathrm{done}_t) A_{t+1}, \qquad A_T = 0
+
+    A terminated step does not bootstrap; a truncated one bootstraps from ``next_value``, but the advantages of later steps have no effect
+    on it. ``next_value`` is the value of the true successor, so that no step is a special case, not even the last one.
+
+    Args:
+        reward: floating point [T, ...].
+        value: V(s_t), floating point [T, ...].
+        next_value: V of the true successor (not of the state after a reset), floating point [T, ...]; not used where terminated.
+        terminated: bool [T, ...].
+        truncated: bool [T, ...].
+        gamma: the discount in [0, 1], a number or a tensor that broadcasts to [T, ...].
+        lambda_: 0 (one-step errors) to 1 (Monte Carlo), a number or a tensor that broadcasts to [T, ...].
+
+    Returns:
+        The advantages A [T, ...] and the targets A + V(s) [T, ...] (TD(lambda) returns). Gradients flow through both: detach
+        them if that is not wanted.
+
+    Raises:
+        ValueError: if shapes differ (none are broadcast), T is 0, or gamma or lambda_ is a Python number outside [0, 1].
+        TypeError: if a dtype is not as above.
+
+    Example:
+        >>> import torch
+        >>> advantage, target = gae(
+        ...     reward=torch.tensor([1.0, 1.0]), value=torch.tensor([0.5, 0.5]), next_value=torch.tensor([0.5, 9.0]),
+        ...     terminated=torch.tensor([False, True]), truncated=torch.tensor([False, False]), gamma=1.0, lambda_=1.0,
+        ... )
+        >>> advantage, target
+        (tensor([1.5000, 0.5000]), tensor([2., 1.]))
+
+    Reference: J. Schulman, P. Moritz, S. Levine, M. Jordan, P. Abbeel, "High-Dimensional Continuous Control Using
+        Generalized Advantage Estimation", 2015, arXiv:1506.02438.
+    """
+    tensors = {"reward": reward, "value": value, "next_value": next_value, "terminated": terminated, "truncated": truncated}
+    gamma, lambda_ = discounts("gae", gamma, lambda_, **tensors)
+    error = td0(reward, next_value, terminated, gamma=gamma) - value
+    advantage = solve_recurrence(error, torch.where(terminated | truncated, 0.0, torch.ones_like(error) * gamma * lambda_))
+    return advantage, advantage + value

@@ -11,7 +11,7 @@ from torch.utils import _pytree as torch_pytree
 
 import funrl
 from funrl import debug, random, transforms, tree
-from funrl.algos._algorithm import make_config
+from funrl.algos._arguments import make_config
 from funrl.policies import StatefulPolicy
 from tests.registry import ALGORITHMS, EVOLUTIONARY
 from tests.support import same, traced

@@ -10,7 +10,7 @@ from funrl import algos, compiler, nn, random, tree
 from funrl.algos import _actor_critic as actor_critic, _networks as networks, _normalized as normalized
 from funrl.env import Env
 from funrl.envs import probes
-from funrl.losses import _ddpg as ddpg_losses, _impala as impala_losses
+from funrl.losses import _deterministic as ddpg_losses, _policy_gradient as impala_losses
 
 GAMMA = 0.5
 CELLS = (16,)

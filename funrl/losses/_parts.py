@@ -1,13 +1,113 @@
-"""Shared parts of actor-critic losses: parameters, one-step targets, metrics, and the sum of the terms."""
+"""Shared parts of losses: checks at tracing, which never depend on values, parameters, targets, terms and metrics."""
 
 from typing import Any
 
 import torch
 
 from funrl import _check, tree
-from funrl.losses._checks import fields, mean
 from funrl.returns import td0
-from funrl.typing import Evaluate, Metrics
+from funrl.typing import ActionValue, Evaluate, Metrics
+
+
+def fields(what: str, value: Any, names: tuple[str, ...], kind: str) -> None:
+    """Raise unless ``value`` has the attributes ``names``; ``kind`` is the class that has them.
+
+    Raises:
+        TypeError: if one is missing.
+
+    Example:
+        >>> fields("ddpg_loss: batch", {"action": torch.zeros(3)}, ("observation", "action"), "funrl.env.Transition")
+        Traceback (most recent call last):
+        ...
+        TypeError: ddpg_loss: batch: expected a funrl.env.Transition or the like, with fields observation and action, got a dict ...
+    """
+    if all(hasattr(value, name) for name in names):
+        return
+    got = type(value).__name__
+    if kind.endswith(f".{got}"):  # another class with the same name
+        got = f"{type(value).__module__}.{got}"
+    got = f"a dict with {sorted(value)}" if isinstance(value, dict) else f"a {got}"
+    _check.fail(TypeError, what, f"a {kind} or the like, with fields {', '.join(names[:-1])} and {names[-1]}", got)
+
+
+def mean(what: str, x: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
+    """Return the weighted mean of samples, sum(w x) / N: importance weights are not normalised by their sum.
+
+    Raises:
+        ValueError: if ``weight`` has another shape than ``x``.
+        TypeError: if it is not a floating-point tensor.
+
+    Example:
+        >>> mean("dqn_loss", torch.tensor([1.0, 3.0]), torch.tensor([1.0, 0.5]))
+        tensor(1.2500)
+    """
+    if weight is None:
+        return x.mean()
+    _check.floating(f"{what}: weight", weight, shape=x.shape)
+    return (weight.detach() * x).mean()
+
+
+def detach(value: Any) -> Any:
+    """Return a tree with every leaf detached: it carries no gradient.
+
+    Example:
+        >>> detach({"w": torch.ones(1, requires_grad=True)})
+        {'w': tensor([1.])}
+    """
+    return tree.map(lambda x: x.detach(), value)
+
+
+def huber(error: torch.Tensor, *, delta: float | torch.Tensor = 1.0) -> torch.Tensor:
+    r"""Return the Huber loss of an error: half its square, or linear beyond ``delta``.
+
+    .. math:: h(x) = \begin{cases} \tfrac12 x^2 & |x| \le \delta \\ \delta (|x| - \tfrac12 \delta) & \text{otherwise} \end{cases}
+
+    Args:
+        error: x, floating point [...].
+        delta: at least 0, a number or a tensor []; infinity gives exactly half the square.
+
+    Raises:
+        ValueError: if ``delta`` is a negative Python number.
+        TypeError: if ``error`` is not a floating-point tensor.
+
+    Example:
+        >>> import torch
+        >>> huber(torch.tensor([0.5, 2.0]), delta=1.0)
+        tensor([0.1250, 1.5000])
+
+    Reference: P. J. Huber, "Robust Estimation of a Location Parameter", 1964, doi:10.1214/aoms/1177703732 (no arXiv id).
+    """
+    _check.floating("huber: error", error)
+    delta = _check.in_dtype("huber: delta", delta, error)
+    bounded = torch.minimum(torch.maximum(error, -delta), delta) if isinstance(delta, torch.Tensor) else error.clamp(-delta, delta)
+    return bounded * (error - 0.5 * bounded)
+
+
+def explained_variance(value: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    r"""Return the fraction [] of the targets' variance that the values explain: 1 is perfect, 0 no better than a constant.
+
+    .. math:: 1 - \frac{\mathrm{Var}(R - V)}{\mathrm{Var}(R)}
+
+    It is 0 if all targets are equal, and carries no gradient.
+
+    Args:
+        value: V, floating point [...].
+        target: R, floating point [...].
+
+    Raises:
+        ValueError: if shapes differ.
+        TypeError: if an argument is not a floating-point tensor.
+
+    Example:
+        >>> import torch
+        >>> explained_variance(torch.tensor([1.0, 2.0, 2.0]), torch.tensor([1.0, 2.0, 3.0]))
+        tensor(0.6667)
+    """
+    _check.alike("explained_variance", value=value, target=target)
+    value, target = value.detach(), target.detach()
+    variance = target.var(correction=0)
+    some = variance > 0
+    return torch.where(some, 1 - (target - value).var(correction=0) / torch.where(some, variance, 1.0), 0.0)
 
 
 @tree.dataclass
@@ -94,6 +194,24 @@ def bootstrap(what: str, batch: Any, next_value: torch.Tensor, gamma: float | to
     return td0(reward, next_value[None], terminated, gamma=gamma)[0].detach()
 
 
+def q_values(what: str, critic: ActionValue, params: Any, batch: Any, action: torch.Tensor, *, after: bool = False) -> torch.Tensor:
+    """Return the values [E, N...] that E critics give an action in the observations or, if ``after``, in the next observations.
+
+    Raises:
+        ValueError: if they have another shape.
+        TypeError: if they are not a floating-point tensor.
+    """
+    values = critic(params, batch.next_observation if after else batch.observation, action)
+    place = " of next_observation" if after else ""
+    return _check.floating(f"{what}: critic's values{place}", values, shape=("E", *batch.reward.shape))
+
+
+def target_networks(what: str, target_params: Any) -> ActorCritic:
+    """Return the parameters of target networks without gradient; raise a TypeError unless there are those of an actor and of critics."""
+    fields(f"{what}: target_params", target_params, ("actor", "critic"), "funrl.losses.ActorCritic")
+    return detach(target_params)
+
+
 def critic_metrics(loss: torch.Tensor, prediction: torch.Tensor, target: torch.Tensor) -> Metrics:
     """Return the metrics that every critic's loss reports, without gradient.
 
@@ -174,7 +292,6 @@ def sum_terms(
     policy_loss: torch.Tensor,
     value_loss: torch.Tensor,
     entropy: torch.Tensor,
-    *,
     value_weight: float | torch.Tensor,
     entropy_weight: float | torch.Tensor,
     weight: torch.Tensor | None,
