@@ -178,7 +178,6 @@ def _build(
     join: Callable[..., Any],
     fields: dict[str, Any],
 ) -> _E:
-    prepare, begun, stepped = _hooks(env, start, act, finish, draw)
     reset_below, step_below = masked(env)
 
     def reset(
@@ -186,49 +185,33 @@ def _build(
     ) -> tuple[Any, Timestep]:
         below, old = (None, None) if where is None else split(state)
         below, timestep = reset_below(key, env_params, below, where)
-        own, timestep = begun(timestep)
+        own, timestep = ((), timestep) if start is None else over_copies(env, start)(timestep)
         return join(below, own if where is None else tree.where(where, own, old)), timestep
 
     def step(
         key: torch.Tensor, state: Any, action: Any, env_params: Any = env.default_params, where: torch.Tensor | None = None
     ) -> tuple[Any, Timestep]:
         below, old = split(state)
-        key, own, action = prepare(key, old, action)
-        below, timestep = step_below(key, below, action, env_params, where)
-        own, timestep = stepped(own, timestep)
-        return join(below, own if where is None else tree.where(where, own, old)), timestep
-
-    def render(state: Any, env_params: Any = env.default_params) -> torch.Tensor:
-        return env.render(split(state)[0], env_params)
-
-    new = env._replace(reset=reset, step=step, render=None if env.render is None else render, **fields)
-    return with_label(new, label, below=env)
-
-
-def _hooks(
-    env: AnyEnv,
-    start: Callable[..., Any] | None,
-    act: Callable[..., Any] | None,
-    finish: Callable[..., Any] | None,
-    draw: Callable[..., Any] | None,
-) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
-    """Return the functions that are called before a step, after a reset and after a step, for all copies of ``env``; None does nothing."""
-
-    def prepare(key: torch.Tensor, own: Any, action: Any) -> tuple[torch.Tensor, Any, Any]:
-        noise = ()
+        own, noise = old, ()
         if draw is not None:
             key, own_key = random.split(key).unbind(0)
             noise = over_copies(env, draw)(copy_keys(env, own_key))
-        own, action = (own, action) if act is None else over_copies(env, act)(noise, own, action)
-        return key, own, action
+        if act is not None:
+            own, action = over_copies(env, act)(noise, own, action)
+        below, timestep = step_below(key, below, action, env_params, where)
+        if finish is not None:
+            own, timestep = over_copies(env, finish)(own, timestep)
+        return join(below, own if where is None else tree.where(where, own, old)), timestep
 
-    def begun(timestep: Timestep) -> tuple[Any, Timestep]:
-        return ((), timestep) if start is None else over_copies(env, start)(timestep)
+    return wrapped(env, label, lambda state, env_params: (split(state)[0], env_params), reset=reset, step=step, **fields)
 
-    def stepped(own: Any, timestep: Timestep) -> tuple[Any, Timestep]:
-        return (own, timestep) if finish is None else over_copies(env, finish)(own, timestep)
 
-    return prepare, begun, stepped
+def wrapped(env: _E, label: str, below: Callable[[Any, Any], tuple[Any, Any]], **fields: Any) -> _E:
+    """Return ``env`` with a transform that changes some fields; ``below(state, env_params)`` are the state and the params of ``env``."""
+    if env.render is not None:
+        default_params, render = fields.get("default_params", env.default_params), env.render
+        fields["render"] = lambda state, env_params=default_params: render(*below(state, env_params))
+    return with_label(env._replace(**fields), label, below=env)
 
 
 def step_some(

@@ -7,9 +7,9 @@ import torch
 
 from funrl import _check, random, tree
 from funrl.compiler import scan
-from funrl.env import AnyEnv, Env, Timestep, with_label
+from funrl.env import AnyEnv, Env, Timestep
 from funrl.spaces import Discrete
-from funrl.transforms._core import Transform
+from funrl.transforms._core import Transform, wrapped
 from funrl.transforms._parts import label
 from funrl.typing import Act
 
@@ -112,15 +112,13 @@ def options(
             params = tree.rows(env_params.policies, action)
             return _play(env, act, terminate, random.split(key, num_steps), state, params, env_params)
 
-        def render(state: OptionState, env_params: OptionParams = default) -> torch.Tensor:
-            return env.render(state.below, env_params.below)
-
         steps = env.max_episode_steps if terminate is not None else -(-env.max_episode_steps // num_steps)
-        new = env._replace(
+        return wrapped(
+            env,
+            label("options", num_options=count, num_steps=num_steps, gamma=gamma),
+            lambda state, env_params: (state.below, env_params.below),
             reset=reset, step=step, action_space=actions, default_params=default, max_episode_steps=steps,
-            render=None if env.render is None else render,
         )  # fmt: skip
-        return with_label(new, label("options", num_options=count, num_steps=num_steps, gamma=gamma), below=env)
 
     return apply
 

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from funrl import _check, stats, tree
-from funrl.env import AnyEnv, Timestep, masked, with_label
+from funrl.env import AnyEnv, Timestep, masked
 from funrl.spaces import Box
-from funrl.transforms._core import Transform
+from funrl.transforms._core import Transform, wrapped
 from funrl.transforms._parts import misfit, parts
 
 # Transforms that do not change existing observations (some add an entry), so that they may follow vec_norm.
@@ -94,27 +94,19 @@ def vec_norm(*, in_keys: Sequence[str] | None = None, out_keys: Sequence[str] | 
         def reset(
             key: torch.Tensor, env_params: VecNormParams = default_params, state: Any = None, where: torch.Tensor | None = None
         ) -> tuple[Any, Timestep]:
-            _check_params(env_params)
-            return normalized(reset_below(key, env_params.below, state, where), env_params.moments)
+            return normalized(reset_below(key, _checked(env_params).below, state, where), env_params.moments)
 
         def step(
             key: torch.Tensor, state: Any, action: Any, env_params: VecNormParams = default_params, where: torch.Tensor | None = None
         ) -> tuple[Any, Timestep]:
-            _check_params(env_params)
-            return normalized(step_below(key, state, action, env_params.below, where), env_params.moments)
+            return normalized(step_below(key, state, action, _checked(env_params).below, where), env_params.moments)
 
-        def render(state: Any, env_params: VecNormParams = default_params) -> torch.Tensor:
-            _check_params(env_params)
-            return env.render(state, env_params.below)
-
-        new = env._replace(
-            reset=reset,
-            step=step,
-            observation_space=where.replace(spaces),
-            default_params=default_params,
-            render=None if env.render is None else render,
-        )
-        return with_label(new, where.label(), below=env)
+        return wrapped(
+            env,
+            where.label(),
+            lambda state, env_params: (state, _checked(env_params).below),
+            reset=reset, step=step, observation_space=where.replace(spaces), default_params=default_params,
+        )  # fmt: skip
 
     return apply
 
@@ -139,9 +131,8 @@ def update_vec_norm(env_params: VecNormParams, observation: Any, *, env: AnyEnv)
         >>> update_vec_norm(env.default_params, observation, env=env).moments.mean
         tensor([1., 0., 3.])
     """
-    _check_params(env_params)
+    moments = _checked(env_params).moments
     check_vec_norm(env)
-    moments = env_params.moments
     if isinstance(moments.mean, dict) and isinstance(observation, dict):
         observation = {name: x for name, x in observation.items() if name in moments.mean}
     return env_params.replace(moments=stats.update(moments, stats.denormalize(moments, observation)))
@@ -177,7 +168,7 @@ def _unbounded(space: Any, place: str) -> Box:
     return Box(-math.inf, math.inf, space.shape, space.dtype, space.layout)
 
 
-def _check_params(env_params: Any) -> None:
-    _check.instance(
-        "vec_norm: env_params", env_params, VecNormParams, "begin with the environment's default_params", expected="VecNormParams"
-    )
+def _checked(env_params: Any) -> VecNormParams:
+    """Return ``env_params``, or raise a TypeError."""
+    remedy = "begin with the environment's default_params"
+    return _check.instance("vec_norm: env_params", env_params, VecNormParams, remedy, expected="VecNormParams")
