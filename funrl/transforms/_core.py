@@ -127,7 +127,7 @@ def stateful(
     *,
     start: Callable[[Timestep], tuple[Any, Timestep]],
     act: Callable[[Any, Any, Any], tuple[Any, Any]] | None = None,
-    finish: Callable[[Any, Timestep], tuple[Any, Timestep]],
+    finish: Callable[[Any, Timestep], tuple[Any, Timestep]] | None = None,
     draw: Callable[[torch.Tensor], Any] | None = None,
     **fields: Any,
 ) -> _E:
@@ -141,7 +141,7 @@ def stateful(
         label: the text of the transform in a ``repr``.
         start: ``start(timestep) -> (own, timestep)`` after a reset.
         act: ``act(noise, own, action) -> (own, action)`` before a step.
-        finish: ``finish(own, timestep) -> (own, timestep)`` after a step; structure, shapes and dtypes of ``own`` must not change.
+        finish: ``finish(own, timestep) -> (own, timestep)`` after a step. Structure, shapes and dtypes of ``own`` must never change.
         draw: ``draw(key) -> noise``, the random numbers of a step; without it ``noise`` is (), and ``env`` gets the key unsplit.
         **fields: other fields that change, such as ``observation_space``.
 
