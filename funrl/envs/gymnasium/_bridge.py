@@ -90,18 +90,46 @@ class _Host:
     def reset(
         self, key: torch.Tensor, env_params: Any = (), state: HostState | None = None, where: torch.Tensor | None = None
     ) -> tuple[HostState, Timestep]:
-        if where is not None:
+        if where is None:
+            self._enter(env_params)
+            rows, self.history = self.all, 0
+        else:
             self._admit(state, env_params)
-            return self._reset(key, self._rows(where))
-        self._enter(env_params)
-        self.history = 0
-        return self._reset(key, self.all)
+            rows = self._rows(where)
+        seeds = self._seeds(key, rows)
+        self.trouble = "its last reset failed"
+        if rows:
+            self.driver.reset(rows, seeds)
+        tokens = self.tokens.copy()
+        for i, seed in seeds.items():
+            tokens[i], self.over[i] = ((self.salt ^ seed) * _ODD) & _POSITIVE, False
+        return self._emit(key, tokens, np.zeros(self.shape, np.float32), np.zeros(self.shape, np.bool_), np.zeros(self.shape, np.bool_))
 
     def step(
         self, key: torch.Tensor, state: HostState, action: Any, env_params: Any = (), where: torch.Tensor | None = None
     ) -> tuple[HostState, Timestep]:
         self._admit(state, env_params)
-        return self._step(key, action, self.all if where is None else self._rows(where))
+        rows = self.all if where is None else self._rows(where)
+        actions, checksum = self.action_layout.arrays(action, self.driver.num, self.action_name)
+        over, history = self.over, self.history
+        if True in over and (ended := [i for i in rows if over[i]]):
+            raise ValueError(f"{self.driver.name_of(ended[0])}: its episode is over; reset it before the next step, as funrl.rollout does")
+        if not rows:
+            return self.reset(key, env_params, state, where)  # no copy changes
+        self.trouble = "its last step failed"
+        reward, terminated, truncated = self.driver.step(rows, actions)
+        numbers = self._numbers(reward, np.float32, "reward")
+        if not np.vdot(numbers, numbers) < np.inf and not np.isfinite(numbers).all():
+            i = next(i for i in self.all if not np.isfinite(numbers[i]))
+            raise HostError(f"{self.driver.name_of(i)} returned the reward {reward[i]}; expected a finite number")
+        ends, cuts = self._numbers(terminated, np.bool_, "terminated"), self._numbers(truncated, np.bool_, "truncated")
+        ended = (ends | cuts).tolist()
+        self.history = history = hash((history, checksum)) & _POSITIVE  # of integers: the same in every process
+        tokens = self.tokens.copy()
+        for i in rows:
+            tokens[i] ^= history
+            over[i] = ended[i]
+        return self._emit(key, tokens, numbers, ends, cuts)
 
     def render(self, state: HostState, env_params: Any = ()) -> torch.Tensor:
         self._admit(state, env_params)
@@ -121,46 +149,14 @@ class _Host:
             self.closed, self.trouble = True, "it is closed"
             self.driver.close()
 
-    def _reset(self, key: torch.Tensor, rows: list[int]) -> tuple[HostState, Timestep]:
-        seeds = self._seeds(key, rows)
-        self.trouble = "its last reset failed"
-        if rows:
-            self.driver.reset(rows, seeds)
-        tokens = self.tokens.copy()
-        for i, seed in seeds.items():
-            tokens[i], self.over[i] = ((self.salt ^ seed) * _ODD) & _POSITIVE, False
-        return self._emit(key, tokens, np.zeros(self.shape, np.float32), np.zeros(self.shape, np.bool_), np.zeros(self.shape, np.bool_))
-
-    def _step(self, key: torch.Tensor, action: Any, rows: list[int]) -> tuple[HostState, Timestep]:
-        actions, checksum = self.action_layout.arrays(action, self.driver.num, self.action_name)
-        over, history = self.over, self.history
-        if True in over and (ended := [i for i in rows if over[i]]):
-            raise ValueError(f"{self.driver.name_of(ended[0])}: its episode is over; reset it before the next step, as funrl.rollout does")
-        if not rows:
-            return self._reset(key, rows)  # as above: no copy changes
-        self.trouble = "its last step failed"
-        reward, terminated, truncated = self.driver.step(rows, actions)
-        numbers = self._numbers(reward, np.float32, "reward")
-        if not np.vdot(numbers, numbers) < np.inf and not np.isfinite(numbers).all():
-            i = next(i for i in self.all if not np.isfinite(numbers[i]))
-            raise HostError(f"{self.driver.name_of(i)} returned the reward {reward[i]}; expected a finite number")
-        ends, cuts = self._numbers(terminated, np.bool_, "terminated"), self._numbers(truncated, np.bool_, "truncated")
-        ended = (ends | cuts).tolist()
-        self.history = history = hash((history, checksum)) & _POSITIVE  # of integers: the same in every process
-        tokens = self.tokens.copy()
-        for i in rows:
-            tokens[i] ^= history
-            over[i] = ended[i]
-        return self._emit(key, tokens, numbers, ends, cuts)
-
     def _emit(
         self, key: torch.Tensor, tokens: list[int], reward: np.ndarray, terminated: np.ndarray, truncated: np.ndarray
     ) -> tuple[HostState, Timestep]:
         """Return the state and the timestep after a reset or step, on the device of the key."""
         observation = self.driver.observe()
-        if self.layout.bad(observation):
+        if self.layout.flaw(observation):
             observed = self.layout.unstack(observation)
-            i, text = next((i, text) for i in self.all if (text := self.layout.misfit(observed[i])))
+            i, text = next((i, text) for i in self.all if (text := self.layout.flaw(self.layout.stack([observed[i]]))))
             raise HostError(f"{self.driver.name_of(i)} returned an observation {text}: {observed[i]}")
         self.tokens, self.trouble = tokens, ""
         arrays = [np.array(tokens, np.int64), reward, terminated, truncated]

@@ -128,13 +128,10 @@ class PureEnv(gymnasium.Env):
         return self.copies.layout.unstack(observation)[0], _first(info)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        layout = self.copies.action_layout
         try:
-            batch = layout.stack([action])
-        except spaces.Misfit:
-            raise ValueError(
-                f"{self.copies.env.name}: expected an action in {self.action_space}, got one {layout.misfit(action)}"
-            ) from None
+            batch = self.copies.action_layout.stack([action])
+        except spaces.Misfit as error:
+            raise ValueError(f"{self.copies.env.name}: expected an action in {self.action_space}, got one {error}") from None
         observation, reward, terminated, truncated, info = self.copies.play(batch, np.zeros(1, np.bool_))
         first = float(reward[0]), bool(terminated[0]), bool(truncated[0])
         return self.copies.layout.unstack(observation)[0], *first, _first(info)

@@ -87,6 +87,6 @@ class Checked(gymnasium.Wrapper):
     def _check(self, observation: Any) -> Any:
         try:
             self.layout.stack([observation])
-        except Misfit:
-            raise ValueError(f"it returned an observation {self.layout.misfit(observation)}") from None
+        except Misfit as error:
+            raise ValueError(f"it returned an observation {error}") from None
         return observation
