@@ -3,8 +3,9 @@
 import torch
 
 from funrl import tree
-from funrl.env import Env, Timestep, check_step, constants
+from funrl.env import Env, Timestep, constants
 from funrl.envs import _hill as hill
+from funrl.envs._checks import checked
 from funrl.envs._hill import MountainCarParams, MountainCarState
 from funrl.spaces import Box
 
@@ -25,13 +26,8 @@ PARAMS = constants(ContinuousMountainCarParams, force=0.0015, goal_position=0.45
 ACTIONS = Box(-1.0, 1.0, (1,))
 
 
-def reset(key: torch.Tensor, env_params: ContinuousMountainCarParams = PARAMS) -> tuple[MountainCarState, Timestep]:
-    """Return a state at rest near the bottom of the valley, and its timestep; ``key`` is int64 []."""
-    return hill.reset(key, env_params)
-
-
 def step(
-    key: torch.Tensor, state: MountainCarState, action: torch.Tensor, env_params: ContinuousMountainCarParams = PARAMS
+    key: torch.Tensor, state: MountainCarState, action: torch.Tensor, p: ContinuousMountainCarParams
 ) -> tuple[MountainCarState, Timestep]:
     """Accelerate for one step: :func:`funrl.envs._hill.drive` moves the car, with the action a clipped to ± max_action.
 
@@ -41,7 +37,7 @@ def step(
         key: int64 []; not used, the dynamics are deterministic.
         state: the state of the episode.
         action: floating-point [1]; negative accelerates to the left.
-        env_params: the constants.
+        p: ``env_params``, the constants.
 
     Returns:
         The next state and its timestep: observation [2] (position, velocity); the reward above; terminated at the
@@ -50,17 +46,11 @@ def step(
     Raises:
         TypeError, ValueError: if an argument has the wrong type, dtype or shape.
     """
-    check_step("MountainCarContinuous-v0", state, MountainCarState, action, ACTIONS, env_params, ContinuousMountainCarParams)
     action = action.reshape(()).to(state.velocity.dtype)
-    pedal = torch.minimum(torch.maximum(action, -env_params.max_action), env_params.max_action)
-    new, at_goal = hill.drive(state, pedal, env_params)
+    pedal = torch.minimum(torch.maximum(action, -p.max_action), p.max_action)
+    new, at_goal = hill.drive(state, pedal, p)
     reward = 100 * at_goal.to(action.dtype) - 0.1 * action * action
-    return new, Timestep(hill.observe(new), reward, at_goal, new.time >= env_params.max_steps, {})
-
-
-def render(state: MountainCarState, env_params: ContinuousMountainCarParams = PARAMS) -> torch.Tensor:
-    """Return a picture of the valley, the car and the flag at the goal, uint8 [400, 600, 3]."""
-    return hill.render(state, env_params)
+    return new, Timestep(hill.observe(new), reward, at_goal, new.time >= p.max_steps, {})
 
 
 def continuous_mountain_car() -> Env:
@@ -80,4 +70,5 @@ def continuous_mountain_car() -> Env:
     Reference: A. Moore, "Efficient Memory-based Learning for Robot Control", 1990; the constants of M. Towers et al.,
     "Gymnasium", 2024, arXiv:2407.17032.
     """
-    return Env("MountainCarContinuous-v0", reset, step, hill.OBSERVATIONS, ACTIONS, PARAMS, MAX_STEPS, render)
+    env = Env("MountainCarContinuous-v0", hill.reset, step, hill.OBSERVATIONS, ACTIONS, PARAMS, MAX_STEPS, hill.render)
+    return checked(env, MountainCarState)

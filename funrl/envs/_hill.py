@@ -55,16 +55,15 @@ class MountainCarState:
 OBSERVATIONS = Box([-1.2, -0.07], [0.6, 0.07])
 
 
-def reset(key: torch.Tensor, env_params: MountainCarParams) -> tuple[MountainCarState, Timestep]:
+def reset(key: torch.Tensor, p: MountainCarParams) -> tuple[MountainCarState, Timestep]:
     """Return a state at rest near the bottom of the valley, and its timestep; ``key`` is int64 []."""
-    p = env_params
     position = p.reset_low + (p.reset_high - p.reset_low) * random.uniform(key, dtype=p.reset_low.dtype)
     velocity = torch.zeros_like(position)
     state = MountainCarState(position, velocity, torch.zeros_like(position, dtype=torch.int64))
     return state, first_timestep(observe(state), position)
 
 
-def drive(state: MountainCarState, pedal: torch.Tensor, env_params: MountainCarParams) -> tuple[MountainCarState, torch.Tensor]:
+def drive(state: MountainCarState, pedal: torch.Tensor, p: MountainCarParams) -> tuple[MountainCarState, torch.Tensor]:
     """Return the state after one step, and whether the car has reached the goal.
 
     With the position x, the velocity v and the acceleration a::
@@ -77,12 +76,11 @@ def drive(state: MountainCarState, pedal: torch.Tensor, env_params: MountainCarP
     Args:
         state: the state of the car.
         pedal: a, floating-point [], from -1 (fully to the left) to 1.
-        env_params: the constants.
+        p: ``env_params``, the constants.
 
     Returns:
         The next state, and bool [].
     """
-    p = env_params
     velocity = state.velocity + (pedal * p.force - p.gravity * torch.cos(3 * state.position))
     velocity = torch.minimum(torch.maximum(velocity, -p.max_speed), p.max_speed)
     position = torch.minimum(torch.maximum(state.position + velocity, p.min_position), p.max_position)
@@ -95,7 +93,7 @@ def observe(state: MountainCarState) -> torch.Tensor:
     return torch.stack([state.position, state.velocity])
 
 
-def render(state: MountainCarState, env_params: MountainCarParams) -> torch.Tensor:
+def render(state: MountainCarState, p: MountainCarParams) -> torch.Tensor:
     """Return a picture of the valley, the car and the flag at the goal, uint8 [400, 600, 3].
 
     The height of the track is 0.45 sin(3 x) + 0.55, in accordance with the dynamics.
@@ -104,7 +102,7 @@ def render(state: MountainCarState, env_params: MountainCarParams) -> torch.Tens
     def height(x: torch.Tensor) -> torch.Tensor:
         return 0.45 * torch.sin(3 * x) + 0.55
 
-    position, goal = state.position.float(), env_params.goal_position.float()
+    position, goal = state.position.float(), p.goal_position.float()
     picture = draw.canvas((400, 600), (-0.3, 0.65), 1.8, top=(0.68, 0.84, 0.95), bottom=(0.99, 0.96, 0.90), device=position.device)
     x, y = picture.x, picture.y
     picture = draw.paint(picture, draw.circle(picture, -0.95, 1.02, 0.075), (1.00, 0.86, 0.50))

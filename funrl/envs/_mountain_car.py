@@ -2,8 +2,9 @@
 
 import torch
 
-from funrl.env import Env, Timestep, check_step, constants
+from funrl.env import Env, Timestep, constants
 from funrl.envs import _hill as hill
+from funrl.envs._checks import checked
 from funrl.envs._hill import MountainCarParams, MountainCarState
 from funrl.spaces import Discrete
 
@@ -12,21 +13,14 @@ PARAMS = constants(MountainCarParams, force=0.001, goal_position=0.5, max_steps=
 ACTIONS = Discrete(3)
 
 
-def reset(key: torch.Tensor, env_params: MountainCarParams = PARAMS) -> tuple[MountainCarState, Timestep]:
-    """Return a state at rest near the bottom of the valley, and its timestep; ``key`` is int64 []."""
-    return hill.reset(key, env_params)
-
-
-def step(
-    key: torch.Tensor, state: MountainCarState, action: torch.Tensor, env_params: MountainCarParams = PARAMS
-) -> tuple[MountainCarState, Timestep]:
+def step(key: torch.Tensor, state: MountainCarState, action: torch.Tensor, p: MountainCarParams) -> tuple[MountainCarState, Timestep]:
     """Accelerate for one step: :func:`funrl.envs._hill.drive` moves the car.
 
     Args:
         key: int64 []; not used, the dynamics are deterministic.
         state: the state of the episode.
         action: int64 []; 0 accelerates to the left, 1 not at all, 2 to the right.
-        env_params: the constants.
+        p: ``env_params``, the constants.
 
     Returns:
         The next state and its timestep: observation [2] (position, velocity); reward -1; terminated at the goal;
@@ -35,15 +29,9 @@ def step(
     Raises:
         TypeError, ValueError: if an argument has the wrong type, dtype or shape.
     """
-    check_step("MountainCar-v0", state, MountainCarState, action, ACTIONS, env_params, MountainCarParams)
-    new, at_goal = hill.drive(state, (action - 1).to(state.velocity.dtype), env_params)
+    new, at_goal = hill.drive(state, (action - 1).to(state.velocity.dtype), p)
     reward = torch.full_like(new.position, -1.0)
-    return new, Timestep(hill.observe(new), reward, at_goal, new.time >= env_params.max_steps, {})
-
-
-def render(state: MountainCarState, env_params: MountainCarParams = PARAMS) -> torch.Tensor:
-    """Return a picture of the valley, the car and the flag at the goal, uint8 [400, 600, 3]."""
-    return hill.render(state, env_params)
+    return new, Timestep(hill.observe(new), reward, at_goal, new.time >= p.max_steps, {})
 
 
 def mountain_car() -> Env:
@@ -63,4 +51,5 @@ def mountain_car() -> Env:
     Reference: A. Moore, "Efficient Memory-based Learning for Robot Control", 1990; the constants of M. Towers et al.,
     "Gymnasium", 2024, arXiv:2407.17032.
     """
-    return Env("MountainCar-v0", reset, step, hill.OBSERVATIONS, ACTIONS, PARAMS, MAX_STEPS, render)
+    env = Env("MountainCar-v0", hill.reset, step, hill.OBSERVATIONS, ACTIONS, PARAMS, MAX_STEPS, hill.render)
+    return checked(env, MountainCarState)
