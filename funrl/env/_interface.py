@@ -9,6 +9,36 @@ from funrl import random, tree
 from funrl.env._data import Timestep
 
 
+class _Labelled:
+    """The part that both kinds have in common: attributes that are no fields, see :func:`with_label`, and ``with env:``."""
+
+    below: Any = None
+    label: str = ""
+
+    def _replace(self, **fields: Any) -> Self:
+        new: Any = super()._replace(**fields)  # pyright: ignore
+        return with_label(new, self.label, below=self.below)
+
+    def __repr__(self) -> str:
+        """Return the environment without transforms, followed by the transforms in the order of their application."""
+        env: Any = self
+        labels = []
+        while env.below is not None:
+            labels.append(env.label)
+            env = env.below
+        settings = [env.label] if env.label else []
+        if isinstance(env, VectorEnv):
+            settings += [f"num_envs={env.num_envs}", *(["host=True"] if env.host else [])]
+        bottom = f"{type(env).__name__}({', '.join([env.name, *settings])})"
+        return "\n    ".join(["compose(", *(f"{part}," for part in (bottom, *reversed(labels)))]) + "\n)" if labels else bottom
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Do nothing: there is nothing to close, but ``with env:`` is for both kinds of environments."""
+
+
 class _EnvFields(NamedTuple):
     name: str
     reset: Callable[..., Any]
@@ -20,7 +50,7 @@ class _EnvFields(NamedTuple):
     render: Any  # a function or None
 
 
-class Env(_EnvFields):
+class Env(_Labelled, _EnvFields):
     """A pure environment, written for a single instance; :func:`torch.func.vmap` maps it over batches.
 
     Attributes:
@@ -33,21 +63,6 @@ class Env(_EnvFields):
         max_episode_steps: the default time limit, in steps.
         render: ``render(state, env_params) -> uint8 [H, W, 3]``, or None if it cannot be rendered.
     """
-
-    below: Any = None
-    label: str = ""
-
-    def _replace(self, **fields: Any) -> Self:
-        return with_label(super()._replace(**fields), self.label, below=self.below)
-
-    def __repr__(self) -> str:
-        return _text(self)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Do nothing: there is nothing to close, but ``with env:`` is for both kinds of environments."""
 
 
 def _nothing() -> None:
@@ -68,7 +83,7 @@ class _VectorFields(NamedTuple):
     host: bool = False
 
 
-class VectorEnv(_VectorFields):
+class VectorEnv(_Labelled, _VectorFields):
     """Copies of an environment side by side: of a pure one, as :func:`funrl.envs.vectorize` returns them, or on the host.
 
     Its states and timesteps have leaves [B, ...]; it takes one key, which it splits itself. Its spaces are those of one copy. It ends its
@@ -88,18 +103,6 @@ class VectorEnv(_VectorFields):
         close: ends processes and closes files; a second call does nothing.
         host: whether ``reset`` and ``step`` run outside torch, and so cannot be vmapped or compiled.
     """
-
-    below: Any = None
-    label: str = ""
-
-    def _replace(self, **fields: Any) -> Self:
-        return with_label(super()._replace(**fields), self.label, below=self.below)
-
-    def __repr__(self) -> str:
-        return _text(self)
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
@@ -131,19 +134,6 @@ def with_label(env: _E, label: str, *, below: AnyEnv | None = None) -> _E:
     new: Any = env._make(env)
     vars(new).update(label=label, below=below)
     return new
-
-
-def _text(env: AnyEnv) -> str:
-    """Return the environment without transforms, followed by the transforms in the order of their application."""
-    labels = []
-    while env.below is not None:
-        labels.append(env.label)
-        env = env.below
-    settings = [env.label] if env.label else []
-    if isinstance(env, VectorEnv):
-        settings += [f"num_envs={env.num_envs}", *(["host=True"] if env.host else [])]
-    bottom = f"{type(env).__name__}({', '.join([env.name, *settings])})"
-    return "\n    ".join(["compose(", *(f"{part}," for part in (bottom, *reversed(labels)))]) + "\n)" if labels else bottom
 
 
 def on_host(env: AnyEnv) -> bool:
