@@ -14,6 +14,7 @@ from funrl.env._data import (
 from funrl.env._interface import (
     AnyEnv,
     Env,
+    Mask as Mask,
     VectorEnv,
     batch_shape as batch_shape,
     copy_keys as copy_keys,

@@ -109,6 +109,7 @@ class VectorEnv(_Labelled, _VectorFields):
 
 
 AnyEnv = Env | VectorEnv
+Mask = torch.Tensor | None  # bool [B]: the copies to change; None: all
 _E = TypeVar("_E", bound=Env | VectorEnv)
 
 
@@ -181,11 +182,11 @@ def masked(env: AnyEnv) -> tuple[Callable[..., Any], Callable[..., Any]]:
     if isinstance(env, VectorEnv):
         return env.reset, env.step
 
-    def reset(key: torch.Tensor, env_params: Any, state: Any = None, where: torch.Tensor | None = None) -> tuple[Any, Timestep]:
+    def reset(key: torch.Tensor, env_params: Any, state: Any = None, where: Mask = None) -> tuple[Any, Timestep]:
         new, timestep = env.reset(key, env_params)
         return new if where is None else tree.where(where, new, state), timestep
 
-    def step(key: torch.Tensor, state: Any, action: Any, env_params: Any, where: torch.Tensor | None = None) -> tuple[Any, Timestep]:
+    def step(key: torch.Tensor, state: Any, action: Any, env_params: Any, where: Mask = None) -> tuple[Any, Timestep]:
         new, timestep = env.step(key, state, action, env_params)
         return new if where is None else tree.where(where, new, state), timestep
 

@@ -8,6 +8,7 @@ from funrl.envs import _hill as hill
 from funrl.envs._checks import checked
 from funrl.envs._hill import MountainCarParams, MountainCarState
 from funrl.spaces import Box
+from funrl.typing import Key
 
 
 @tree.dataclass
@@ -26,9 +27,7 @@ PARAMS = constants(ContinuousMountainCarParams, force=0.0015, goal_position=0.45
 ACTIONS = Box(-1.0, 1.0, (1,))
 
 
-def step(
-    key: torch.Tensor, state: MountainCarState, action: torch.Tensor, p: ContinuousMountainCarParams
-) -> tuple[MountainCarState, Timestep]:
+def step(key: Key, state: MountainCarState, action: torch.Tensor, p: ContinuousMountainCarParams) -> tuple[MountainCarState, Timestep]:
     """Accelerate for one step: :func:`funrl.envs._hill.drive` moves the car, with the action a clipped to ± max_action.
 
     The reward is -0.1 a², and 100 more at the goal, with the action a before clipping.

@@ -7,6 +7,7 @@ from funrl.env import Env, Timestep, constants, first_timestep
 from funrl.envs import _draw as draw, _goals as goals
 from funrl.envs._checks import checked
 from funrl.spaces import Box
+from funrl.typing import Key
 
 MAX_STEPS = 50
 
@@ -50,7 +51,7 @@ OBSERVATIONS = goals.spaces_of(2, float("-inf"), float("inf"))
 ACTIONS = Box(-0.1, 0.1, (2,))
 
 
-def reset(key: torch.Tensor, p: GoalPointRobotParams) -> tuple[GoalPointRobotState, Timestep]:
+def reset(key: Key, p: GoalPointRobotParams) -> tuple[GoalPointRobotState, Timestep]:
     """Return the state at the start, with a random goal, and its timestep."""
     offset = (2 * random.uniform(key, (2,), dtype=p.max_action.dtype) - 1) * p.goal_range
     start = p.start.clone()
@@ -58,9 +59,7 @@ def reset(key: torch.Tensor, p: GoalPointRobotParams) -> tuple[GoalPointRobotSta
     return state, first_timestep(goals.observe(start, state.goal), p.max_action)
 
 
-def step(
-    key: torch.Tensor, state: GoalPointRobotState, action: torch.Tensor, p: GoalPointRobotParams
-) -> tuple[GoalPointRobotState, Timestep]:
+def step(key: Key, state: GoalPointRobotState, action: torch.Tensor, p: GoalPointRobotParams) -> tuple[GoalPointRobotState, Timestep]:
     """Move by the action, x ← x + clip(a, ± max_action); the key is not used.
 
     Returns:

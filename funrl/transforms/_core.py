@@ -6,7 +6,8 @@ from typing import Any, TypeVar, cast
 import torch
 
 from funrl import _check, random, tree
-from funrl.env import AnyEnv, Env, Timestep, VectorEnv, copy_keys, masked, on_host, over_copies, with_label
+from funrl.env import AnyEnv, Env, Mask, Timestep, VectorEnv, copy_keys, masked, on_host, over_copies, with_label
+from funrl.typing import Key
 
 Transform = Callable[[AnyEnv], AnyEnv]
 _E = TypeVar("_E", bound=Env | VectorEnv)
@@ -167,30 +168,18 @@ def stateful(
 
 
 def _build(
-    env: _E,
-    label: str,
-    *,
-    start: Callable[..., Any] | None,
-    act: Callable[..., Any] | None,
-    finish: Callable[..., Any] | None,
-    draw: Callable[..., Any] | None,
-    split: Callable[..., Any],
-    join: Callable[..., Any],
-    fields: dict[str, Any],
+    env: _E, label: str, *, start: Any, act: Any, finish: Any, draw: Any, split: Callable, join: Callable, fields: dict[str, Any]
 ) -> _E:
+    """Return ``env`` with functions of :func:`stateful`, or None; ``split(state) -> (below, own)`` and ``join(below, own) -> state``."""
     reset_below, step_below = masked(env)
 
-    def reset(
-        key: torch.Tensor, env_params: Any = env.default_params, state: Any = None, where: torch.Tensor | None = None
-    ) -> tuple[Any, Timestep]:
+    def reset(key: Key, env_params: Any = env.default_params, state: Any = None, where: Mask = None) -> tuple[Any, Timestep]:
         below, old = (None, None) if where is None else split(state)
         below, timestep = reset_below(key, env_params, below, where)
         own, timestep = ((), timestep) if start is None else over_copies(env, start)(timestep)
         return join(below, own if where is None else tree.where(where, own, old)), timestep
 
-    def step(
-        key: torch.Tensor, state: Any, action: Any, env_params: Any = env.default_params, where: torch.Tensor | None = None
-    ) -> tuple[Any, Timestep]:
+    def step(key: Key, state: Any, action: Any, env_params: Any = env.default_params, where: Mask = None) -> tuple[Any, Timestep]:
         below, old = split(state)
         own, noise = old, ()
         if draw is not None:
@@ -215,7 +204,7 @@ def wrapped(env: _E, label: str, below: Callable[[Any, Any], tuple[Any, Any]], *
 
 
 def step_some(
-    env: AnyEnv, key: torch.Tensor, state: Any, timestep: Timestep, action: Any, where: torch.Tensor, env_params: Any
+    env: AnyEnv, key: Key, state: Any, timestep: Timestep, action: Any, where: torch.Tensor, env_params: Any
 ) -> tuple[Any, Timestep]:
     """Step the copies in the mask; state and ``timestep`` of the others do not change.
 
@@ -234,9 +223,7 @@ def step_some(
     return state, tree.where(where, new, timestep)
 
 
-def reset_some(
-    env: AnyEnv, key: torch.Tensor, state: Any, timestep: Timestep, where: torch.Tensor, env_params: Any
-) -> tuple[Any, Timestep]:
+def reset_some(env: AnyEnv, key: Key, state: Any, timestep: Timestep, where: torch.Tensor, env_params: Any) -> tuple[Any, Timestep]:
     """Reset the copies in the mask; state and ``timestep`` of the others do not change. Arguments as for :func:`step_some`."""
     if on_host(env) and not bool(where.any()):
         return state, timestep

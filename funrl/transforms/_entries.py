@@ -9,7 +9,7 @@ from funrl import _check
 from funrl.env import AnyEnv, Timestep
 from funrl.spaces import Box, Dict
 from funrl.transforms._core import Transform, stateless
-from funrl.transforms._parts import label, misfit, parts
+from funrl.transforms._parts import Keys, label, misfit, parts
 
 
 def select(in_keys: Sequence[str]) -> Transform:
@@ -90,7 +90,7 @@ def rename(in_keys: Sequence[str], out_keys: Sequence[str]) -> Transform:
     return _renaming("rename", renamed, in_keys=list(old), out_keys=list(new))
 
 
-def cat_tensors(in_keys: Sequence[str] | None = None, *, out_key: str | None = None, dim: int = -1) -> Transform:
+def cat_tensors(in_keys: Keys = None, *, out_key: str | None = None, dim: int = -1) -> Transform:
     """Join entries of a dict observation into one tensor.
 
     Args:

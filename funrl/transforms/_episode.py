@@ -6,10 +6,11 @@ import torch
 
 from funrl import _check, random, tree
 from funrl.compiler import scan
-from funrl.env import AnyEnv, Timestep, masked, with_label
+from funrl.env import AnyEnv, Mask, Timestep, masked, with_label
 from funrl.spaces import Binary, Box, Discrete
 from funrl.transforms._core import Transform, reset_some, stateful, stateless, step_some
 from funrl.transforms._parts import add_entry, followed_entry, label, misfit, neutral, signal
+from funrl.typing import Key
 
 
 def noop_reset(noops: int = 30, *, action: Any = None) -> Transform:
@@ -45,7 +46,7 @@ def noop_reset(noops: int = 30, *, action: Any = None) -> Transform:
             chosen = neutral(env.action_space, like.dtype, like.device) if action is None else tree.to(action, like.device)
             return tree.map(lambda x: x.expand((*like.shape, *x.shape)), chosen)
 
-        def idle(key: torch.Tensor, result: Any, where: torch.Tensor, env_params: Any) -> tuple[Any, Timestep]:
+        def idle(key: Key, result: Any, where: torch.Tensor, env_params: Any) -> tuple[Any, Timestep]:
             """Take no-op steps in the copies in the mask, which were just reset."""
             count_key, step_key, again_key = random.split(key, 3).unbind(0)
             counts = random.randint(count_key, tuple(where.shape), 1, noops + 1)
@@ -65,9 +66,7 @@ def noop_reset(noops: int = 30, *, action: Any = None) -> Transform:
             no = torch.zeros_like(timestep.done)
             return state, timestep.replace(reward=torch.zeros_like(timestep.reward), terminated=no, truncated=no.clone())
 
-        def reset(
-            key: torch.Tensor, env_params: Any = env.default_params, state: Any = None, where: torch.Tensor | None = None
-        ) -> tuple[Any, Timestep]:
+        def reset(key: Key, env_params: Any = env.default_params, state: Any = None, where: Mask = None) -> tuple[Any, Timestep]:
             reset_key, idle_key = random.split(key).unbind(0)
             result = masked(env)[0](reset_key, env_params, state, where)
             return idle(idle_key, result, torch.ones_like(result[1].done) if where is None else where, env_params)
@@ -115,9 +114,7 @@ def frame_skip(num: int) -> Transform:
                 discount = torch.where(going, discount * timestep.discount, discount) if timed else ()
             return state, timestep.replace(reward=total, discount=discount)
 
-        def step(
-            key: torch.Tensor, state: Any, action: Any, env_params: Any = env.default_params, where: torch.Tensor | None = None
-        ) -> tuple[Any, Timestep]:
+        def step(key: Key, state: Any, action: Any, env_params: Any = env.default_params, where: Mask = None) -> tuple[Any, Timestep]:
             first, *others = random.split(key, num).unbind(0)
             result = masked(env)[1](first, state, action, env_params, where)
             return repeat(others, result, action, torch.ones_like(result[1].done) if where is None else where, env_params)

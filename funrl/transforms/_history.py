@@ -1,6 +1,6 @@
 """Transforms of the last observations: stacks and maxima."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,12 +9,10 @@ from funrl import _check
 from funrl.env import AnyEnv, Timestep
 from funrl.spaces import Binary, Box
 from funrl.transforms._core import Transform, stateful
-from funrl.transforms._parts import as_box, check_tensor, moved, parts
+from funrl.transforms._parts import Keys, as_box, check_tensor, moved, parts
 
 
-def frame_stack(
-    num: int, *, padding: str = "reset", in_keys: Sequence[str] | None = None, out_keys: Sequence[str] | None = None
-) -> Transform:
+def frame_stack(num: int, *, padding: str = "reset", in_keys: Keys = None, out_keys: Keys = None) -> Transform:
     """Stack the last ``num`` observations, the newest last, along a new first dimension.
 
     ``own`` of the state: a tuple with the stack [num, ...] of each part.
@@ -56,7 +54,7 @@ def frame_stack(
     return _look_back("frame_stack", fill, lambda stack: stack, stacked, in_keys, out_keys, num=num, padding=padding)
 
 
-def time_max_pool(num: int, *, in_keys: Sequence[str] | None = None, out_keys: Sequence[str] | None = None) -> Transform:
+def time_max_pool(num: int, *, in_keys: Keys = None, out_keys: Keys = None) -> Transform:
     """Take the elementwise maximum of the last ``num`` observations of an episode.
 
     It makes flickering objects visible, such as the sprites of Atari games. ``own`` of the state: a tuple with the stack [num, ...] of
@@ -89,15 +87,7 @@ def time_max_pool(num: int, *, in_keys: Sequence[str] | None = None, out_keys: S
     return _look_back("time_max_pool", fill, lambda stack: stack.amax(0), lambda space: space, in_keys, out_keys, num=num)
 
 
-def _look_back(
-    name: str,
-    fill: Callable[[torch.Tensor], torch.Tensor],
-    show: Callable[[torch.Tensor], torch.Tensor],
-    follow: Callable[[Any], Any],
-    in_keys: Sequence[str] | None,
-    out_keys: Sequence[str] | None,
-    **settings: Any,
-) -> Transform:
+def _look_back(name: str, fill: Callable, show: Callable, follow: Callable, in_keys: Keys, out_keys: Keys, **settings: Any) -> Transform:
     """Return the transform that replaces parts of observations by ``show(stack)`` of the last ones.
 
     ``fill(x)`` is the stack of the first observation, and ``follow(space)`` the space of the result of ``show``.

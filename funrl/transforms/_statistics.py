@@ -1,16 +1,16 @@
 """Normalisation of observations with running statistics, which belong to the learner and are passed in ``env_params``."""
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from funrl import _check, stats, tree
-from funrl.env import AnyEnv, Timestep, masked
+from funrl.env import AnyEnv, Mask, Timestep, masked
 from funrl.spaces import Box
 from funrl.transforms._core import Transform, wrapped
-from funrl.transforms._parts import misfit, parts
+from funrl.transforms._parts import Keys, misfit, parts
+from funrl.typing import Key
 
 # Transforms that do not change existing observations (some add an entry), so that they may follow vec_norm.
 _SHOW_THE_SAME = frozenset(
@@ -33,7 +33,7 @@ class VecNormParams(tree.Replaceable):
     moments: stats.Moments
 
 
-def vec_norm(*, in_keys: Sequence[str] | None = None, out_keys: Sequence[str] | None = None) -> Transform:
+def vec_norm(*, in_keys: Keys = None, out_keys: Keys = None) -> Transform:
     r"""Normalise observations to mean 0 and variance 1 over all observations so far.
 
     .. math:: \frac{x - \bar x}{\sqrt{\sigma^2 + 10^{-8}}}
@@ -78,7 +78,7 @@ def vec_norm(*, in_keys: Sequence[str] | None = None, out_keys: Sequence[str] | 
         spaces = [_unbounded(space, place) for space, place in where.spaces()]
         zeros = [torch.zeros(space.shape, dtype=space.dtype, device="cpu") for space in spaces]
         example = zeros[0] if where.in_keys is None else dict(zip(where.out_keys, zeros, strict=True))
-        default_params = VecNormParams(env.default_params, stats.moments(example))
+        default = VecNormParams(env.default_params, stats.moments(example))
 
         def normalized(result: tuple[Any, Timestep], moments: stats.Moments) -> tuple[Any, Timestep]:
             state, timestep = result
@@ -91,21 +91,17 @@ def vec_norm(*, in_keys: Sequence[str] | None = None, out_keys: Sequence[str] | 
 
         reset_below, step_below = masked(env)
 
-        def reset(
-            key: torch.Tensor, env_params: VecNormParams = default_params, state: Any = None, where: torch.Tensor | None = None
-        ) -> tuple[Any, Timestep]:
+        def reset(key: Key, env_params: VecNormParams = default, state: Any = None, where: Mask = None) -> tuple[Any, Timestep]:
             return normalized(reset_below(key, _checked(env_params).below, state, where), env_params.moments)
 
-        def step(
-            key: torch.Tensor, state: Any, action: Any, env_params: VecNormParams = default_params, where: torch.Tensor | None = None
-        ) -> tuple[Any, Timestep]:
+        def step(key: Key, state: Any, action: Any, env_params: VecNormParams = default, where: Mask = None) -> tuple[Any, Timestep]:
             return normalized(step_below(key, state, action, _checked(env_params).below, where), env_params.moments)
 
         return wrapped(
             env,
             where.label(),
             lambda state, env_params: (state, _checked(env_params).below),
-            reset=reset, step=step, observation_space=where.replace(spaces), default_params=default_params,
+            reset=reset, step=step, observation_space=where.replace(spaces), default_params=default,
         )  # fmt: skip
 
     return apply

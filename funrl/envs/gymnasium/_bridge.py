@@ -10,9 +10,10 @@ import torch
 
 from funrl import _check, tree
 from funrl.compiler import tracing
-from funrl.env import HostError, Timestep, VectorEnv, with_label
+from funrl.env import HostError, Mask, Timestep, VectorEnv, with_label
 from funrl.envs.gymnasium._spaces import WIDER, numpy
 from funrl.random import output, shift
+from funrl.typing import Key
 
 _MASK = (1 << 64) - 1
 _POSITIVE = (1 << 63) - 1
@@ -87,9 +88,7 @@ class _Host:
         self.trouble = "it was not reset yet"
         self.closed = False
 
-    def reset(
-        self, key: torch.Tensor, env_params: Any = (), state: HostState | None = None, where: torch.Tensor | None = None
-    ) -> tuple[HostState, Timestep]:
+    def reset(self, key: Key, env_params: Any = (), state: HostState | None = None, where: Mask = None) -> tuple[HostState, Timestep]:
         if where is None:
             self._enter(env_params)
             rows, self.history = self.all, 0
@@ -105,9 +104,7 @@ class _Host:
             tokens[i], self.over[i] = ((self.salt ^ seed) * _ODD) & _POSITIVE, False
         return self._emit(key, tokens, np.zeros(self.shape, np.float32), np.zeros(self.shape, np.bool_), np.zeros(self.shape, np.bool_))
 
-    def step(
-        self, key: torch.Tensor, state: HostState, action: Any, env_params: Any = (), where: torch.Tensor | None = None
-    ) -> tuple[HostState, Timestep]:
+    def step(self, key: Key, state: HostState, action: Any, env_params: Any = (), where: Mask = None) -> tuple[HostState, Timestep]:
         self._admit(state, env_params)
         rows = self.all if where is None else self._rows(where)
         actions, checksum = self.action_layout.arrays(action, self.driver.num, self.action_name)
@@ -150,7 +147,7 @@ class _Host:
             self.driver.close()
 
     def _emit(
-        self, key: torch.Tensor, tokens: list[int], reward: np.ndarray, terminated: np.ndarray, truncated: np.ndarray
+        self, key: Key, tokens: list[int], reward: np.ndarray, terminated: np.ndarray, truncated: np.ndarray
     ) -> tuple[HostState, Timestep]:
         """Return the state and the timestep after a reset or step, on the device of the key."""
         observation = self.driver.observe()
@@ -199,7 +196,7 @@ class _Host:
         i = next((i for i in self.all if np.shape(values[i]) != () or not isinstance(values[i], (bool, int, float, np.generic))), 0)
         raise HostError(f"{self.driver.name_of(i)} returned {values[i]!r} as {what}; expected a single {kind}")
 
-    def _seeds(self, key: torch.Tensor, rows: list[int]) -> dict[int, int]:
+    def _seeds(self, key: Key, rows: list[int]) -> dict[int, int]:
         """Return a seed of 31 bits for each row by SplitMix64; the seed of a row does not depend on the other rows."""
         _check.key(f"{self.name}: key", key)
         words = output(numpy(key), np.array(rows, np.int64) + 1, 0)  # for a few rows NumPy is several times as fast as torch
