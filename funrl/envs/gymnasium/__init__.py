@@ -9,11 +9,11 @@ from typing import Any
 
 import gymnasium
 import gymnasium.vector
-import gymnasium.wrappers
 import torch
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import DependencyNotInstalled, Error
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers import AddRenderObservation, FilterObservation, TimeLimit
 
 from funrl import _check
 from funrl.env import HostError, VectorEnv
@@ -21,7 +21,7 @@ from funrl.envs.gymnasium._bridge import HostState, settings_text as settings_te
 from funrl.envs.gymnasium._drivers import Copies, Vectors, Workers
 from funrl.envs.gymnasium._pure import to_gymnasium, to_gymnasium_vector
 from funrl.envs.gymnasium._spaces import from_gymnasium as from_gymnasium, to_gymnasium as as_gymnasium_space  # noqa: F401
-from funrl.envs.gymnasium._wrappers import Checked, FrameSkip, Pixels, Seeded
+from funrl.envs.gymnasium._wrappers import Checked, FrameSkip, Seeded
 
 __all__ = ["HostError", "HostState", "make", "to_gymnasium", "to_gymnasium_vector", "wrap"]
 
@@ -203,7 +203,9 @@ def _create(id: str | EnvSpec, kwargs: dict[str, Any], frame_skip: int, from_pix
     env = gymnasium.make(id, **kwargs)
     if frame_skip > 1:
         env = FrameSkip(env, frame_skip)
-    return Pixels(env, pixels_only) if from_pixels else env
+    if from_pixels:
+        env = AddRenderObservation(env, render_only=False)
+    return FilterObservation(env, ["pixels"]) if pixels_only else env
 
 
 def _checked(create: Any) -> gymnasium.Env:
@@ -236,7 +238,7 @@ def _time_limit(env: Any) -> int | None:
         return None if None in limits else max(limits)  # pyright: ignore
     limits = []
     while isinstance(env, gymnasium.Wrapper):
-        if isinstance(env, gymnasium.wrappers.TimeLimit):
+        if isinstance(env, TimeLimit):
             limits.append(env._max_episode_steps)
         env = env.env
     return min(limits, default=None)

@@ -28,11 +28,11 @@ import numpy as np
 import optree
 from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.wrappers import TransformObservation
 
 from funrl.env import HostError, seed_globals
 from funrl.envs.gymnasium._pure import PureVectorEnv
 from funrl.envs.gymnasium._spaces import Misfit, layout
-from funrl.envs.gymnasium._wrappers import Copied
 
 
 class _Driver:
@@ -265,7 +265,8 @@ class Vectors(_Driver):
                 f"gymnasium.make_vec(id, {self.num}, vectorization_mode='sync')"
             )
         if self.mode == AutoresetMode.SAME_STEP and isinstance(vector.unwrapped, SyncVectorEnv):
-            vector.unwrapped.envs = [Copied(env) for env in vector.unwrapped.envs]
+            # A reset in the same step would overwrite the last observation of an environment that gives the same array each time.
+            vector.unwrapped.envs = [TransformObservation(env, copy.deepcopy, env.observation_space) for env in vector.unwrapped.envs]
 
     def reset(self, rows: list[int], seeds: dict[int, int]) -> None:
         mask = np.zeros(self.num, np.bool_)
