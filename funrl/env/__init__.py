@@ -6,7 +6,6 @@ from funrl.env._data import (
     Place,
     Timestep,
     Transition,
-    check_step as check_step,
     constants,
     first_timestep as first_timestep,
     seed_globals as seed_globals,

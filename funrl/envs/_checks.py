@@ -4,8 +4,9 @@ from typing import Any
 
 import torch
 
-from funrl import tree
-from funrl.env import Env, Timestep, check_step
+from funrl import _check, tree
+from funrl.env import Env, Timestep
+from funrl.typing import Key
 
 
 def checked(env: Env, state_kind: type, *, shapes: bool = False) -> Env:
@@ -22,13 +23,17 @@ def checked(env: Env, state_kind: type, *, shapes: bool = False) -> Env:
         remedy = "default_params (see the settings of its factory)"
         tree.check_like(env_params, default, f"{env.name}: env_params", remedy, dtypes=False)
 
-    def reset(key: torch.Tensor, env_params: Any = default) -> tuple[Any, Timestep]:
+    def reset(key: Key, env_params: Any = default) -> tuple[Any, Timestep]:
         if shapes:
             check_shapes(env_params)
         return env.reset(key, env_params)
 
-    def step(key: torch.Tensor, state: Any, action: Any, env_params: Any = default) -> tuple[Any, Timestep]:
-        check_step(env.name, state, state_kind, action, env.action_space, env_params, type(default))
+    def step(key: Key, state: Any, action: Any, env_params: Any = default) -> tuple[Any, Timestep]:
+        # It does not depend on values, so that it costs nothing in a compiled step.
+        for name, value, kind in (("state", state, state_kind), ("env_params", env_params, type(default))):
+            remedy = "call step(key, state, action, env_params) with the state from reset and the env's default_params"
+            _check.instance(f"{env.name}: {name}", value, kind, remedy)
+        env.action_space.check(action, f"{env.name}: action")
         if shapes:
             check_shapes(env_params)
         return env.step(key, state, action, env_params)

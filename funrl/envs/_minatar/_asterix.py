@@ -139,12 +139,10 @@ def step(key: torch.Tensor, state: AsterixState, action: torch.Tensor, p: Asteri
         lane_column=lane_column,
         lane_right=lane_right,
         lane_gold=lane_gold,
-        spawn_interval=state.spawn_interval - (ramps & (state.spawn_interval > 1)).long(),
         spawn_timer=torch.where(spawns, state.spawn_interval, state.spawn_timer) - 1,
-        move_interval=state.move_interval - (ramps & (state.move_interval > 1) & (state.ramps % 2 == 1)).long(),
         move_timer=torch.where(moves, state.move_interval, state.move_timer) - 1,
         ramp_timer=torch.where(ramps, p.ramp_interval, state.ramp_timer - ramping.long()),
-        ramps=state.ramps + ramps.long(),
+        **screen.pace(state, ramps, least=1),
         last_action=action,
         time=state.time + 1,
     )

@@ -76,6 +76,16 @@ def shift(board: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
     return functional.pad(board.narrow(0, max(-rows, 0), height).narrow(1, max(-columns, 0), width), pads)
 
 
+def pace(state: Any, ramps: torch.Tensor, least: int) -> dict[str, torch.Tensor]:
+    """Let actors come more often each time that the pace ``ramps``, and move faster every second time, down to 1 and ``least``."""
+    ramps = ramps & ((state.spawn_interval > 1) | (state.move_interval > least))
+    return {
+        "spawn_interval": state.spawn_interval - (ramps & (state.spawn_interval > 1)).long(),
+        "move_interval": state.move_interval - (ramps & (state.move_interval > least) & (state.ramps % 2 == 1)).long(),
+        "ramps": state.ramps + ramps.long(),
+    }
+
+
 def game(
     name: str,
     state_kind: type,

@@ -216,7 +216,7 @@ def step(key: torch.Tensor, state: SeaquestState, action: torch.Tensor, p: Seaqu
         shots_right=shots_right,
         shot_timer=(torch.where(fires, p.shot_interval, state.shot_timer) - 1).clamp(min=0),
         spawn_timer=(torch.where(spawns, state.spawn_interval, state.spawn_timer) - 1).clamp(min=0),
-        **_pace(state, saved & p.ramping),
+        **screen.pace(state, saved & p.ramping, least=2),
         last_action=action,
         time=time + 1,
     )
@@ -236,16 +236,6 @@ def _diver_enters(state: SeaquestState, side: torch.Tensor, lane: torch.Tensor, 
     from_left = side < 0.5
     due = (state.time > 0) & (state.time % p.diver_spawn_interval == 0)
     return _enter(state.divers, due, 1 + screen.pick(lane, 8), torch.where(from_left, 0, screen.SIZE - 1), from_left, state.time)[0]
-
-
-def _pace(state: SeaquestState, ramps: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Let enemies come more often each time that the pace ``ramps``, and move faster every second time, down to least intervals."""
-    ramps = ramps & ((state.spawn_interval > 1) | (state.move_interval > 2))
-    return {
-        "spawn_interval": state.spawn_interval - (ramps & (state.spawn_interval > 1)).long(),
-        "move_interval": state.move_interval - (ramps & (state.move_interval > 2) & (state.ramps % 2 == 1)).long(),
-        "ramps": state.ramps + ramps.long(),
-    }
 
 
 def _shots_fly(
