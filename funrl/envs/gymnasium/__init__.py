@@ -115,9 +115,8 @@ def make(
         envs = [first]
         try:
             envs += [create() for _ in range(num_envs - 1)]
-            name = _name(first, id)
-            driver = Copies(envs, name, functools.partial(_close_all, envs))
-            return to_env(driver, name, label=label, **_facts(first, frame_skip), **more)
+            driver = Copies(envs, _name(first, id), functools.partial(_close_all, envs))
+            return to_env(driver, label=label, **_facts(first, frame_skip), **more)
         except BaseException:
             _close_all(envs)
             raise
@@ -132,7 +131,7 @@ def make(
         warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called")  # from jax, which compiled programs use and workers do not
         vector = _Async(copies, shared_memory=shared, context=start_method, autoreset_mode=AutoresetMode.DISABLED)
     try:
-        return to_env(Workers(vector, name, timeout), name, label=label, **facts, **more)
+        return to_env(Workers(vector, name, timeout), label=label, **facts, **more)
     except BaseException:
         vector.close(terminate=True)
         raise
@@ -180,16 +179,17 @@ def wrap(
     """
     _check.number("gymnasium.wrap: timeout", timeout, "(0, inf]", "give seconds")
     more: dict[str, Any] = {"info": info, "reset_options": reset_options}
+    kinds = (gymnasium.Env, gymnasium.vector.VectorEnv)
+    _check.instance("wrap: env", env, kinds, expected="an environment or a vector environment of gymnasium")
     if isinstance(env, gymnasium.Env):
-        return to_env(Copies([env], _name(env), env.close), _name(env), label=str(env), **_facts(env), **more)
-    _check.instance("wrap: env", env, gymnasium.vector.VectorEnv, expected="an environment or a vector environment of gymnasium")
-    if type(env) is SyncVectorEnv:
-        driver: Any = Copies(list(env.envs), _name(env), env.close)
+        driver: Any = Copies([env], _name(env), env.close)
+    elif type(env) is SyncVectorEnv:
+        driver = Copies(list(env.envs), _name(env), env.close)
     elif type(env) is AsyncVectorEnv:
         driver = Workers(env, _name(env), timeout)
     else:
         driver = Vectors(env, _name(env))
-    return to_env(driver, _name(env), label=str(env), **_facts(env), **more)
+    return to_env(driver, label=str(env), **_facts(env), **more)
 
 
 class _Async(AsyncVectorEnv):

@@ -32,23 +32,15 @@ class HostState:
     token: torch.Tensor
 
 
-def to_env(
-    driver: Any,
-    name: str,
-    *,
-    label: str,
-    max_episode_steps: int,
-    renders: bool,
-    info: Sequence[str] = (),
-    reset_options: dict[str, Any] | None = None,
-) -> VectorEnv:
+def to_env(driver: Any, *, label: str, max_episode_steps: int, renders: bool, info: Sequence[str], reset_options: Any) -> VectorEnv:
     """Return the :class:`~funrl.env.VectorEnv` of a driver."""
+    name = driver.name
     if isinstance(info, str) or not all(isinstance(entry, str) for entry in info):
         raise TypeError(f"{name}: info: expected a list of names, such as ['action_mask'], got {info!r}")
     if reset_options is not None and (not isinstance(reset_options, dict) or "reset_mask" in reset_options):
         raise TypeError(f"{name}: reset_options: expected a dict of options of the environment's reset, got {reset_options!r}")
     driver.options = reset_options
-    host = _Host(driver, name, tuple(info))
+    host = _Host(driver, tuple(info))
     env = VectorEnv(
         name=name,
         reset=host.reset,
@@ -74,11 +66,11 @@ def settings_text(make: Callable[..., VectorEnv], **settings: Any) -> str:
 class _Host:
     """Shared state of the functions of a VectorEnv: the driver, and the token of its present moment."""
 
-    def __init__(self, driver: Any, name: str, info: tuple[str, ...] = ()):
-        self.driver, self.name, self.info = driver, name, info
+    def __init__(self, driver: Any, info: tuple[str, ...]):
+        self.driver, self.name, self.info = driver, driver.name, info
         self.kinds: dict[str, tuple[Any, Any]] = {}  # kinds of the entries of info, as in the first step
         self.layout, self.action_layout = driver.layout, driver.action_layout
-        self.action_name = f"{name}: action"
+        self.action_name = f"{self.name}: action"
         self.all, self.shape = list(range(driver.num)), (driver.num,)
         self.salt = (next(_INSTANCES) * _ODD) & _MASK
         self.history = 0  # a hash of all actions since the last reset of all copies

@@ -73,8 +73,8 @@ def layout(space: Space, what: str) -> "Leaf | Branch":
     """Return the layout of batches of elements of a space; raises as :func:`from_gymnasium`."""
     ours = from_gymnasium(space, what)
     if isinstance(space, (Dict, Tuple)):
-        entries: dict[Any, Space] = dict(space.spaces) if isinstance(space, Dict) else dict(enumerate(space.spaces))
-        return Branch(list(entries), [layout(entry, f"{what}[{name!r}]") for name, entry in entries.items()], ours)
+        entries: Any = space.spaces.items() if isinstance(space, Dict) else enumerate(space.spaces)
+        return Branch({name: layout(entry, f"{what}[{name!r}]") for name, entry in entries}, ours)
     return Leaf(space, ours)
 
 
@@ -164,28 +164,24 @@ class Leaf:
 class Branch:
     """Layout of batches of a dict or a tuple; see :class:`Leaf`."""
 
-    def __init__(self, names: list[Any], entries: list[Any], ours: Any):
-        self.names, self.entries, self.ours = names, entries, ours
-        self.kind = dict if isinstance(ours, spaces.Dict) else tuple
+    def __init__(self, entries: dict[Any, Any], ours: Any):
+        self.entries, self.ours, self.kind = entries, ours, dict if isinstance(ours, spaces.Dict) else tuple
 
     def _tree(self, values: Sequence[Any]) -> Any:
-        return dict(zip(self.names, values, strict=True)) if self.kind is dict else tuple(values)
-
-    def _parts(self, value: Any) -> Any:
-        return [(entry, value[name]) for name, entry in zip(self.names, self.entries, strict=True)]
+        return dict(zip(self.entries, values, strict=True)) if self.kind is dict else tuple(values)
 
     def _fits(self, value: Any) -> bool:
         if self.kind is dict:
-            return isinstance(value, dict) and value.keys() == set(self.names)
-        return isinstance(value, (tuple, list)) and len(value) == len(self.names)
+            return isinstance(value, dict) and value.keys() == self.entries.keys()
+        return isinstance(value, (tuple, list)) and len(value) == len(self.entries)
 
     def stack(self, rows: list[Any]) -> Any:
         parts = []
         for row in rows:
             if not self._fits(row):
                 got = list(row) if isinstance(row, dict) else len(row) if isinstance(row, (tuple, list)) else "none"
-                raise Misfit(f"that is a {type(row).__name__} with the entries {got}, not a {self.kind.__name__} with {self.names}")
-        for name, entry in zip(self.names, self.entries, strict=True):
+                raise Misfit(f"that is a {type(row).__name__} with the entries {got}, not a {self.kind.__name__} with {list(self.entries)}")
+        for name, entry in self.entries.items():
             try:
                 parts.append(entry.stack([row[name] for row in rows]))
             except Misfit as error:
@@ -194,25 +190,25 @@ class Branch:
 
     def fit(self, batch: Any, num: int) -> Any:
         if not self._fits(batch):
-            raise Misfit(f"a {type(batch).__name__}, not a {self.kind.__name__} with the entries {self.names}")
-        return self._tree([entry.fit(part, num) for entry, part in self._parts(batch)])
+            raise Misfit(f"a {type(batch).__name__}, not a {self.kind.__name__} with the entries {list(self.entries)}")
+        return self._tree([entry.fit(batch[name], num) for name, entry in self.entries.items()])
 
     def flaw(self, batch: Any) -> str | None:
-        found = [(name, entry.flaw(batch[name])) for name, entry in zip(self.names, self.entries, strict=True)]
+        found = [(name, entry.flaw(batch[name])) for name, entry in self.entries.items()]
         return next((f"with an entry {name!r} {text}" for name, text in found if text), None)
 
     def unstack(self, batch: Any) -> list[Any]:
-        return [self._tree(row) for row in zip(*[entry.unstack(part) for entry, part in self._parts(batch)], strict=True)]
+        return [self._tree(row) for row in zip(*[entry.unstack(batch[name]) for name, entry in self.entries.items()], strict=True)]
 
     def given(self, x: Any) -> Any:
-        return self._tree([entry.given(part) for entry, part in self._parts(x)])
+        return self._tree([entry.given(x[name]) for name, entry in self.entries.items()])
 
     def tensors(self, batch: Any) -> Any:
-        return self._tree([entry.tensors(part) for entry, part in self._parts(batch)])
+        return self._tree([entry.tensors(batch[name]) for name, entry in self.entries.items()])
 
     def arrays(self, x: Any, num: int, name: str) -> tuple[Any, int]:
         self.ours.check_entries(x, name)
-        parts = [entry.arrays(x[at], num, f"{name}[{at!r}]") for at, entry in zip(self.names, self.entries, strict=True)]
+        parts = [entry.arrays(x[at], num, f"{name}[{at!r}]") for at, entry in self.entries.items()]
         return self._tree([part for part, _ in parts]), zlib.crc32(repr([checksum for _, checksum in parts]).encode())
 
 
