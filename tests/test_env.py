@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from funrl import envs, random, tree
-from funrl.env import Env, Timestep, VectorEnv, check_env, check_step, constants, masked, with_label
+from funrl.env import Env, Timestep, VectorEnv, check_env, constants, masked, with_label
 from funrl.envs import vectorize
 from funrl.spaces import Box, Discrete
 from tests.support import counted
@@ -315,7 +315,3 @@ def test_a_mask_of_a_single_environment():
         assert torch.equal(new.time, state.time + where) and after.reward.shape == ()
         again, _ = reset(random.key(2), BALL.default_params, new, where)
         assert torch.equal(again.speed, (BALL.reset(random.key(2), BALL.default_params)[0] if where else new).speed)
-
-
-def test_check_step_takes_a_good_step():
-    assert check_step("Ball", BallParams(0, 0), BallParams, torch.tensor(1), Discrete(2), BALL.default_params, BallParams) is None

@@ -6,7 +6,6 @@ from funrl.env._data import (
     Place,
     Timestep,
     Transition,
-    check_step as check_step,
     constants,
     first_timestep as first_timestep,
     seed_globals as seed_globals,
@@ -14,6 +13,7 @@ from funrl.env._data import (
 from funrl.env._interface import (
     AnyEnv,
     Env,
+    Mask as Mask,
     VectorEnv,
     batch_shape as batch_shape,
     copy_keys as copy_keys,

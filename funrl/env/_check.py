@@ -76,7 +76,7 @@ def check_env(env: AnyEnv, key: torch.Tensor, *, num_steps: int = 8) -> None:
         batch = batch_shape(env)
         rank, shape = 3 + len(batch), ", ".join([*map(str, batch), "H, W, 3"])
         if not isinstance(image, torch.Tensor) or image.dtype != torch.uint8 or image.ndim != rank or image.shape[-1] != 3:
-            raise ValueError(f"{what}: render: expected uint8 [{shape}], got {_kind(image)}")
+            raise ValueError(f"{what}: render: expected uint8 [{shape}], got {_check.describe(image)}")
     if isinstance(env, VectorEnv):
         _check_masks(env, other_keys[0], what)
     if on_host(env):
@@ -132,15 +132,16 @@ def _check_result(result: Any, env: AnyEnv, where: str) -> None:
     _check.instance(f"{where}: info", timestep.info, dict, expected="a dict of tensors")
     batch = batch_shape(env)
     if not timestep.reward.is_floating_point() or timestep.reward.shape != batch:
-        raise ValueError(f"{where}: reward: expected a floating-point {list(batch)}, got {_kind(timestep.reward)}")
+        raise ValueError(f"{where}: reward: expected a floating-point {list(batch)}, got {_check.describe(timestep.reward)}")
     for name in ("terminated", "truncated"):
         flag = getattr(timestep, name)
         if flag.dtype != torch.bool or flag.shape != batch:
-            raise ValueError(f"{where}: {name}: expected bool {list(batch)}, got {_kind(flag)}")
+            raise ValueError(f"{where}: {name}: expected bool {list(batch)}, got {_check.describe(flag)}")
     for part, value in (("state", state), ("observation", timestep.observation), ("info", timestep.info)):
         for path, leaf in zip(tree.paths(value), tree.leaves(value), strict=True):
             if leaf.shape[: len(batch)] != batch:
-                raise ValueError(f"{where}: {part}: leaf {path}: expected one row for each copy, [{batch[0]}, ...], got {_kind(leaf)}")
+                rows = f"one row for each copy, [{batch[0]}, ...]"
+                _check.fail(ValueError, f"{where}: {part}: leaf {path}", rows, _check.describe(leaf))
     rows = [timestep.observation] if not batch else [tree.index(timestep.observation, i) for i in range(batch[0])]
     for observation in rows:
         env.observation_space.check(observation, f"{where}: observation")
@@ -196,7 +197,7 @@ def _check_precision(env: AnyEnv, key: torch.Tensor, action: Any, what: str) -> 
             for path, x in zip(tree.paths(value), tree.leaves(value), strict=True):
                 if x.is_floating_point() and x.dtype != torch.float64:
                     raise ValueError(
-                        f"{what}: {place}: with env_params in float64, leaf {path} of the {part} is {_kind(x)}; "
+                        f"{what}: {place}: with env_params in float64, leaf {path} of the {part} is {_check.describe(x)}; "
                         "take the dtype of new numbers from env_params"
                     )
 
@@ -260,7 +261,3 @@ def _check_same(one: Any, other: Any, where: str, complaint: str, *, tolerance: 
 
 def _copy(value: Any) -> Any:
     return tree.map(lambda x: x.clone(), value)
-
-
-def _kind(x: Any) -> str:
-    return f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}" if isinstance(x, torch.Tensor) else type(x).__name__

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from funrl import _check, tree
+from funrl import tree
 
 
 @tree.dataclass
@@ -115,37 +115,6 @@ def constants(kind: Callable[..., Any], **values: Any) -> Any:
     values = {name: field.metadata["constant"] for name, field in fields if "constant" in field.metadata} | values
     tensors = {name: torch.as_tensor(value, device="cpu") for name, value in values.items()}
     return kind(**tree.to(tensors, torch.float32))
-
-
-def check_step(name: str, state: Any, state_kind: type, action: Any, space: Any, env_params: Any, params_kind: type) -> None:
-    """Raise unless the arguments of a ``step`` have the right types, dtypes and shapes.
-
-    It does not depend on values, so that it costs nothing in a compiled step.
-
-    Args:
-        name: the name of the environment, for the message.
-        state: the argument ``state`` of the step.
-        state_kind: the expected class of the state.
-        action: the argument ``action`` of the step.
-        space: the action space.
-        env_params: the argument ``env_params`` of the step.
-        params_kind: the expected class of the params.
-
-    Raises:
-        TypeError: if a class or dtype is wrong.
-        ValueError: if the action has the wrong shape.
-
-    Example:
-        >>> from funrl import spaces
-        >>> check_step("Ball", torch.zeros(()), torch.Tensor, torch.tensor(1.0), spaces.Discrete(2), torch.ones(()), torch.Tensor)
-        Traceback (most recent call last):
-        ...
-        TypeError: Ball: action: expected int64 [], got float32 []; cast it with .to(torch.int64)
-    """
-    for argument, value, kind in (("state", state, state_kind), ("env_params", env_params, params_kind)):
-        remedy = "call step(key, state, action, env_params) with the state from reset and the env's default_params"
-        _check.instance(f"{name}: {argument}", value, kind, remedy)
-    space.check(action, f"{name}: action")
 
 
 def seed_globals(seed: int) -> None:

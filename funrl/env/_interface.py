@@ -9,6 +9,36 @@ from funrl import random, tree
 from funrl.env._data import Timestep
 
 
+class _Labelled:
+    """The part that both kinds have in common: attributes that are no fields, see :func:`with_label`, and ``with env:``."""
+
+    below: Any = None
+    label: str = ""
+
+    def _replace(self, **fields: Any) -> Self:
+        new: Any = super()._replace(**fields)  # pyright: ignore
+        return with_label(new, self.label, below=self.below)
+
+    def __repr__(self) -> str:
+        """Return the environment without transforms, followed by the transforms in the order of their application."""
+        env: Any = self
+        labels = []
+        while env.below is not None:
+            labels.append(env.label)
+            env = env.below
+        settings = [env.label] if env.label else []
+        if isinstance(env, VectorEnv):
+            settings += [f"num_envs={env.num_envs}", *(["host=True"] if env.host else [])]
+        bottom = f"{type(env).__name__}({', '.join([env.name, *settings])})"
+        return "\n    ".join(["compose(", *(f"{part}," for part in (bottom, *reversed(labels)))]) + "\n)" if labels else bottom
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Do nothing: there is nothing to close, but ``with env:`` is for both kinds of environments."""
+
+
 class _EnvFields(NamedTuple):
     name: str
     reset: Callable[..., Any]
@@ -20,7 +50,7 @@ class _EnvFields(NamedTuple):
     render: Any  # a function or None
 
 
-class Env(_EnvFields):
+class Env(_Labelled, _EnvFields):
     """A pure environment, written for a single instance; :func:`torch.func.vmap` maps it over batches.
 
     Attributes:
@@ -33,21 +63,6 @@ class Env(_EnvFields):
         max_episode_steps: the default time limit, in steps.
         render: ``render(state, env_params) -> uint8 [H, W, 3]``, or None if it cannot be rendered.
     """
-
-    below: Any = None
-    label: str = ""
-
-    def _replace(self, **fields: Any) -> Self:
-        return with_label(super()._replace(**fields), self.label, below=self.below)
-
-    def __repr__(self) -> str:
-        return _text(self)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Do nothing: there is nothing to close, but ``with env:`` is for both kinds of environments."""
 
 
 def _nothing() -> None:
@@ -68,7 +83,7 @@ class _VectorFields(NamedTuple):
     host: bool = False
 
 
-class VectorEnv(_VectorFields):
+class VectorEnv(_Labelled, _VectorFields):
     """Copies of an environment side by side: of a pure one, as :func:`funrl.envs.vectorize` returns them, or on the host.
 
     Its states and timesteps have leaves [B, ...]; it takes one key, which it splits itself. Its spaces are those of one copy. It ends its
@@ -89,23 +104,12 @@ class VectorEnv(_VectorFields):
         host: whether ``reset`` and ``step`` run outside torch, and so cannot be vmapped or compiled.
     """
 
-    below: Any = None
-    label: str = ""
-
-    def _replace(self, **fields: Any) -> Self:
-        return with_label(super()._replace(**fields), self.label, below=self.below)
-
-    def __repr__(self) -> str:
-        return _text(self)
-
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(self, *error: object) -> None:
         self.close()
 
 
 AnyEnv = Env | VectorEnv
+Mask = torch.Tensor | None  # bool [B]: the copies to change; None: all
 _E = TypeVar("_E", bound=Env | VectorEnv)
 
 
@@ -131,19 +135,6 @@ def with_label(env: _E, label: str, *, below: AnyEnv | None = None) -> _E:
     new: Any = env._make(env)
     vars(new).update(label=label, below=below)
     return new
-
-
-def _text(env: AnyEnv) -> str:
-    """Return the environment without transforms, followed by the transforms in the order of their application."""
-    labels = []
-    while env.below is not None:
-        labels.append(env.label)
-        env = env.below
-    settings = [env.label] if env.label else []
-    if isinstance(env, VectorEnv):
-        settings += [f"num_envs={env.num_envs}", *(["host=True"] if env.host else [])]
-    bottom = f"{type(env).__name__}({', '.join([env.name, *settings])})"
-    return "\n    ".join(["compose(", *(f"{part}," for part in (bottom, *reversed(labels)))]) + "\n)" if labels else bottom
 
 
 def on_host(env: AnyEnv) -> bool:
@@ -191,11 +182,11 @@ def masked(env: AnyEnv) -> tuple[Callable[..., Any], Callable[..., Any]]:
     if isinstance(env, VectorEnv):
         return env.reset, env.step
 
-    def reset(key: torch.Tensor, env_params: Any, state: Any = None, where: torch.Tensor | None = None) -> tuple[Any, Timestep]:
+    def reset(key: torch.Tensor, env_params: Any, state: Any = None, where: Mask = None) -> tuple[Any, Timestep]:
         new, timestep = env.reset(key, env_params)
         return new if where is None else tree.where(where, new, state), timestep
 
-    def step(key: torch.Tensor, state: Any, action: Any, env_params: Any, where: torch.Tensor | None = None) -> tuple[Any, Timestep]:
+    def step(key: torch.Tensor, state: Any, action: Any, env_params: Any, where: Mask = None) -> tuple[Any, Timestep]:
         new, timestep = env.step(key, state, action, env_params)
         return new if where is None else tree.where(where, new, state), timestep
 

@@ -12,7 +12,6 @@ from funrl.envs._bandits import bernoulli_bandit, gaussian_bandit
 from funrl.envs._bit_flip import bit_flip
 from funrl.envs._cartpole import cartpole
 from funrl.envs._catch import catch
-from funrl.envs._continuous_mountain_car import continuous_mountain_car
 from funrl.envs._deep_sea import deep_sea
 from funrl.envs._four_rooms import four_rooms
 from funrl.envs._frozen_lake import frozen_lake, frozen_lake_8x8
@@ -26,7 +25,7 @@ from funrl.envs._minatar._breakout import breakout
 from funrl.envs._minatar._freeway import freeway
 from funrl.envs._minatar._seaquest import seaquest
 from funrl.envs._minatar._space_invaders import space_invaders
-from funrl.envs._mountain_car import mountain_car
+from funrl.envs._mountain_car import continuous_mountain_car, mountain_car
 from funrl.envs._pendulum import pendulum
 from funrl.envs._point_robot import point_robot, sparse_point_robot
 from funrl.envs._reacher import reacher

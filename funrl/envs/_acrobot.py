@@ -5,8 +5,9 @@ import math
 import torch
 
 from funrl import random, tree
-from funrl.env import Env, Timestep, check_step, constants, first_timestep
+from funrl.env import Env, Timestep, constants, first_timestep
 from funrl.envs import _draw as draw
+from funrl.envs._checks import checked
 from funrl.spaces import Box, Discrete
 
 MAX_STEPS = 500
@@ -73,15 +74,15 @@ OBSERVATIONS = Box([-1.0, -1.0, -1.0, -1.0, -4 * math.pi, -9 * math.pi], [1.0, 1
 ACTIONS = Discrete(3)
 
 
-def reset(key: torch.Tensor, env_params: AcrobotParams = PARAMS) -> tuple[AcrobotState, Timestep]:
+def reset(key: torch.Tensor, p: AcrobotParams) -> tuple[AcrobotState, Timestep]:
     """Return a state near hanging at rest, and its timestep; ``key`` is int64 []."""
-    noise = random.uniform(key, (4,), dtype=env_params.reset_scale.dtype)
-    angle_1, angle_2, angular_velocity_1, angular_velocity_2 = (env_params.reset_scale * (2 * noise - 1)).unbind(0)
+    noise = random.uniform(key, (4,), dtype=p.reset_scale.dtype)
+    angle_1, angle_2, angular_velocity_1, angular_velocity_2 = (p.reset_scale * (2 * noise - 1)).unbind(0)
     state = AcrobotState(angle_1, angle_2, angular_velocity_1, angular_velocity_2, torch.zeros_like(angle_1, dtype=torch.int64))
     return state, first_timestep(_observe(state), angle_1)
 
 
-def step(key: torch.Tensor, state: AcrobotState, action: torch.Tensor, env_params: AcrobotParams = PARAMS) -> tuple[AcrobotState, Timestep]:
+def step(key: torch.Tensor, state: AcrobotState, action: torch.Tensor, p: AcrobotParams) -> tuple[AcrobotState, Timestep]:
     """Turn the joint for one step of the classical Runge-Kutta method of order 4.
 
     With the angles θ₁, θ₂, the torque u, and b = m₂ l₁ c₂, the equations of the book are::
@@ -98,7 +99,7 @@ def step(key: torch.Tensor, state: AcrobotState, action: torch.Tensor, env_param
         key: int64 []; not used, the dynamics are deterministic.
         state: the state of the episode.
         action: int64 []; 0, 1, 2 are the torques -1, 0, 1 (times ``torque``).
-        env_params: the constants.
+        p: ``env_params``, the constants.
 
     Returns:
         The next state and its timestep: observation [6] (cos θ₁, sin θ₁, cos θ₂, sin θ₂, θ₁', θ₂'); reward -1, or 0
@@ -108,8 +109,6 @@ def step(key: torch.Tensor, state: AcrobotState, action: torch.Tensor, env_param
     Raises:
         TypeError, ValueError: if an argument has the wrong type, dtype or shape.
     """
-    check_step("Acrobot-v1", state, AcrobotState, action, ACTIONS, env_params, AcrobotParams)
-    p = env_params
     torque = (action - 1).to(state.angle_1.dtype) * p.torque
     couple = p.mass_2 * p.length_1 * p.centre_2
     moment_2 = p.mass_2 * p.centre_2 * p.centre_2 + p.inertia
@@ -151,10 +150,10 @@ def step(key: torch.Tensor, state: AcrobotState, action: torch.Tensor, env_param
     return new, Timestep(_observe(new), reward, terminated, new.time >= p.max_steps, {})
 
 
-def render(state: AcrobotState, env_params: AcrobotParams = PARAMS) -> torch.Tensor:
+def render(state: AcrobotState, p: AcrobotParams) -> torch.Tensor:
     """Return a picture of the links and the line of the goal, uint8 [400, 400, 3]; both links are drawn 1 long."""
     a1, a2 = state.angle_1.float(), state.angle_1.float() + state.angle_2.float()
-    goal = env_params.goal_height.float()
+    goal = p.goal_height.float()
     picture = draw.canvas((400, 400), (0.0, 0.0), 4.6, device=a1.device)
     picture = draw.paint(picture, goal - picture.y + 0 * picture.x, draw.LEAF, 0.12)
     picture = draw.paint(picture, draw.capsule(picture, (-3.0, goal), (3.0, goal), 0.012), draw.LEAF)
@@ -195,4 +194,4 @@ def acrobot() -> Env:
     1996; R. Sutton, A. Barto, "Reinforcement Learning: An Introduction", 1998; the constants of M. Towers et al.,
     "Gymnasium", 2024, arXiv:2407.17032.
     """
-    return Env("Acrobot-v1", reset, step, OBSERVATIONS, ACTIONS, PARAMS, MAX_STEPS, render)
+    return checked(Env("Acrobot-v1", reset, step, OBSERVATIONS, ACTIONS, PARAMS, MAX_STEPS, render), AcrobotState)

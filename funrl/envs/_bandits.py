@@ -6,9 +6,9 @@ from typing import Any
 import torch
 
 from funrl import _check, random, tree
-from funrl.env import Env, Timestep, check_step, constants, first_timestep
+from funrl.env import Env, Timestep, constants, first_timestep
 from funrl.envs import _draw as draw
-from funrl.envs._checks import check_params
+from funrl.envs._checks import checked
 from funrl.spaces import Box, Discrete
 
 MAX_STEPS = 100
@@ -145,38 +145,34 @@ def _bandit(name: str, default: Any, pay: Callable, bars: Callable, *, low: floa
         low: the smallest reward.
         high: the greatest reward.
     """
-    kind, like = type(default), tree.leaves(default)[0]
-    num_arms = len(like)
-    actions = Discrete(num_arms)
+    num_arms = len(tree.leaves(default)[0])
     observations = Box([low, *[0.0] * (num_arms + 1)], [high, *[1.0] * (num_arms + 1)])
 
-    def observe(state: BanditState, env_params: Any) -> torch.Tensor:
+    def observe(state: BanditState, p: Any) -> torch.Tensor:
         dtype = state.reward.dtype
-        over = state.time.to(dtype) / env_params.max_steps.to(dtype)
+        over = state.time.to(dtype) / p.max_steps.to(dtype)
         return torch.cat([state.reward.reshape(1), state.pulled, over.clamp(max=1.0).reshape(1)])
 
-    def reset(key: torch.Tensor, env_params: Any = default) -> tuple[BanditState, Timestep]:
+    def reset(key: torch.Tensor, p: Any) -> tuple[BanditState, Timestep]:
         """Return the state before the first pull, and its timestep; the key is not used."""
-        pulled = torch.zeros_like(tree.leaves(env_params)[0])
+        pulled = torch.zeros_like(tree.leaves(p)[0])
         zero = pulled.sum()
         state = BanditState(pulled, zero, torch.zeros_like(zero, dtype=torch.int64))
-        return state, first_timestep(observe(state, env_params), zero)
+        return state, first_timestep(observe(state, p), zero)
 
-    def step(key: torch.Tensor, state: BanditState, action: torch.Tensor, env_params: Any = default) -> tuple[BanditState, Timestep]:
+    def step(key: torch.Tensor, state: BanditState, action: torch.Tensor, p: Any) -> tuple[BanditState, Timestep]:
         """Pull an arm."""
-        check_step(name, state, BanditState, action, actions, env_params, kind)
-        check_params(name, env_params, default)
         pulled = tree.one_hot(action, num_arms, state.pulled)
-        reward = pay(key, pulled, env_params)
+        reward = pay(key, pulled, p)
         new = BanditState(pulled, reward, state.time + 1)
-        truncated = new.time >= env_params.max_steps
-        return new, Timestep(observe(new, env_params), reward.clone(), torch.zeros_like(truncated), truncated, {})
+        truncated = new.time >= p.max_steps
+        return new, Timestep(observe(new, p), reward.clone(), torch.zeros_like(truncated), truncated, {})
 
-    def render(state: BanditState, env_params: Any = default) -> torch.Tensor:
+    def render(state: BanditState, p: Any) -> torch.Tensor:
         """Return a picture of the arms with the last one coloured, and the part of the episode that is over: uint8 [300, 480, 3]."""
         width = 2.0 / num_arms
-        bottom, top = (x.float() for x in bars(env_params))
-        over = (state.time / env_params.max_steps).float().clamp(0.0, 1.0)
+        bottom, top = (x.float() for x in bars(p))
+        over = (state.time / p.max_steps).float().clamp(0.0, 1.0)
         picture = draw.canvas((300, 480), (0.0, 0.45), 2.4, device=state.time.device)
         picture = draw.paint(picture, draw.box(picture, (0.0, -0.02), (1.05, 0.012)), draw.STEEL)
         for arm in range(num_arms):
@@ -187,4 +183,4 @@ def _bandit(name: str, default: Any, pay: Callable, bars: Callable, *, low: floa
         picture = draw.paint(picture, draw.capsule(picture, (-1.0, -0.16), (1.0, -0.16), 0.03), draw.PALE)
         return draw.to_uint8(draw.paint(picture, draw.capsule(picture, (-1.0, -0.16), (2.0 * over - 1.0, -0.16), 0.03), draw.TEAL))
 
-    return Env(name, reset, step, observations, actions, default, MAX_STEPS, render)
+    return checked(Env(name, reset, step, observations, Discrete(num_arms), default, MAX_STEPS, render), BanditState, shapes=True)

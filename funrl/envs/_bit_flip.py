@@ -3,8 +3,9 @@
 import torch
 
 from funrl import _check, random, tree
-from funrl.env import Env, Timestep, check_step, constants, first_timestep
+from funrl.env import Env, Timestep, constants, first_timestep
 from funrl.envs import _draw as draw, _goals as goals, _grid as grid
+from funrl.envs._checks import checked
 from funrl.spaces import Discrete
 
 NAME = "BitFlip-misc"
@@ -68,31 +69,27 @@ def bit_flip(num_bits: int = 8) -> Env:
     """
     _check.integer(f"{NAME}: num_bits", num_bits, 1, remedy="shapes have to be known while compiling")
     default = constants(BitFlipParams, goal_radius=0.5, max_steps=num_bits)
-    actions = Discrete(num_bits)
 
     def flip(bits: torch.Tensor, number: torch.Tensor) -> torch.Tensor:
         return torch.where(tree.one_hot(number, num_bits), 1 - bits, bits)
 
-    def reset(key: torch.Tensor, env_params: BitFlipParams = default) -> tuple[BitFlipState, Timestep]:
+    def reset(key: torch.Tensor, p: BitFlipParams) -> tuple[BitFlipState, Timestep]:
         """Return a state with random bits and another random goal, and its timestep."""
         bits_key, goal_key, place_key = random.split(key, 3).unbind(0)
-        zero = torch.zeros_like(env_params.goal_radius)
+        zero = torch.zeros_like(p.goal_radius)
         bits, goal = (random.bernoulli(k, 0.5, (num_bits,)).to(zero.dtype) for k in (bits_key, goal_key))
         other = flip(goal, random.randint(place_key, (), 0, num_bits))
         goal = torch.where((goal == bits).all(), other, goal)
         state = BitFlipState(bits, goal, torch.zeros_like(zero, dtype=torch.int64))
         return state, first_timestep(goals.observe(bits, goal), zero)
 
-    def step(
-        key: torch.Tensor, state: BitFlipState, action: torch.Tensor, env_params: BitFlipParams = default
-    ) -> tuple[BitFlipState, Timestep]:
+    def step(key: torch.Tensor, state: BitFlipState, action: torch.Tensor, p: BitFlipParams) -> tuple[BitFlipState, Timestep]:
         """Flip the bit with the number of the action; the key is not used."""
-        check_step(NAME, state, BitFlipState, action, actions, env_params, BitFlipParams)
         new = BitFlipState(flip(state.bits, action), state.goal, state.time + 1)
-        reward, reached = goals.reach(new.bits, new.goal, env_params.goal_radius)
-        return new, Timestep(goals.observe(new.bits, new.goal), reward, reached, new.time >= env_params.max_steps, {})
+        reward, reached = goals.reach(new.bits, new.goal, p.goal_radius)
+        return new, Timestep(goals.observe(new.bits, new.goal), reward, reached, new.time >= p.max_steps, {})
 
-    def render(state: BitFlipState, env_params: BitFlipParams = default) -> torch.Tensor:
+    def render(state: BitFlipState, p: BitFlipParams) -> torch.Tensor:
         """Return a picture of the bits above those of the goal, uint8 [H, W, 3]."""
         bits, goal = (x > 0.5 for x in (state.bits, state.goal))
         none = torch.zeros_like(bits)
@@ -101,4 +98,5 @@ def bit_flip(num_bits: int = 8) -> Env:
         picture = draw.paint(picture, grid.tiles(picture, torch.stack([bits, none, none])), draw.TEAL)
         return draw.to_uint8(draw.paint(picture, grid.tiles(picture, torch.stack([none, none, goal])), draw.LEAF))
 
-    return Env(NAME, reset, step, goals.spaces_of(num_bits, 0.0, 1.0), actions, default, num_bits, render)
+    env = Env(NAME, reset, step, goals.spaces_of(num_bits, 0.0, 1.0), Discrete(num_bits), default, num_bits, render)
+    return checked(env, BitFlipState)

@@ -3,8 +3,9 @@
 import torch
 
 from funrl import random, tree
-from funrl.env import Env, Timestep, check_step, constants, first_timestep
+from funrl.env import Env, Timestep, constants, first_timestep
 from funrl.envs import _draw as draw
+from funrl.envs._checks import checked
 from funrl.spaces import Box, Discrete
 
 MAX_STEPS = 500
@@ -65,17 +66,15 @@ OBSERVATIONS = Box(
 ACTIONS = Discrete(2)
 
 
-def reset(key: torch.Tensor, env_params: CartPoleParams = PARAMS) -> tuple[CartPoleState, Timestep]:
+def reset(key: torch.Tensor, p: CartPoleParams) -> tuple[CartPoleState, Timestep]:
     """Return a state near the upright rest, and its timestep; ``key`` is int64 []."""
-    noise = random.uniform(key, (4,), dtype=env_params.reset_scale.dtype)
-    position, velocity, angle, angular_velocity = (env_params.reset_scale * (2 * noise - 1)).unbind(0)
+    noise = random.uniform(key, (4,), dtype=p.reset_scale.dtype)
+    position, velocity, angle, angular_velocity = (p.reset_scale * (2 * noise - 1)).unbind(0)
     state = CartPoleState(position, velocity, angle, angular_velocity, torch.zeros_like(position, dtype=torch.int64))
     return state, first_timestep(_observe(state), position)
 
 
-def step(
-    key: torch.Tensor, state: CartPoleState, action: torch.Tensor, env_params: CartPoleParams = PARAMS
-) -> tuple[CartPoleState, Timestep]:
+def step(key: torch.Tensor, state: CartPoleState, action: torch.Tensor, p: CartPoleParams) -> tuple[CartPoleState, Timestep]:
     """Push for one step of Euler's method.
 
     With the pole's angle θ, the masses M of the cart and m of the pole, and the half length l::
@@ -88,7 +87,7 @@ def step(
         key: int64 []; not used, the dynamics are deterministic.
         state: the state of the episode.
         action: int64 []; 0 pushes left, 1 pushes right.
-        env_params: the constants.
+        p: ``env_params``, the constants.
 
     Returns:
         The next state and its timestep: observation [4] (position, velocity, angle, angular velocity); reward 1;
@@ -97,8 +96,6 @@ def step(
     Raises:
         TypeError, ValueError: if an argument has the wrong type, dtype or shape.
     """
-    check_step("CartPole-v1", state, CartPoleState, action, ACTIONS, env_params, CartPoleParams)
-    p = env_params
     mass = p.cart_mass + p.pole_mass
     moment = p.pole_mass * p.pole_half_length
     sin, cos = torch.sin(state.angle), torch.cos(state.angle)
@@ -117,10 +114,10 @@ def step(
     return new, Timestep(_observe(new), torch.ones_like(new.position), terminated, new.time >= p.max_steps, {})
 
 
-def render(state: CartPoleState, env_params: CartPoleParams = PARAMS) -> torch.Tensor:
+def render(state: CartPoleState, p: CartPoleParams) -> torch.Tensor:
     """Return a picture of the track, uint8 [400, 600, 3]; the lines at its ends are the limits of the position."""
     x, angle = state.position.float(), state.angle.float()
-    length, limit = 2 * env_params.pole_half_length.float(), env_params.position_limit.float()
+    length, limit = 2 * p.pole_half_length.float(), p.position_limit.float()
     picture = draw.canvas((400, 600), (0.0, 0.72), 5.4, device=x.device)
     picture = draw.paint(picture, picture.y + 0.12 + 0 * picture.x, draw.PALE)
     picture = draw.paint(picture, draw.capsule(picture, (-3.5, -0.12), (3.5, -0.12), 0.018), draw.STEEL)
@@ -158,4 +155,4 @@ def cartpole() -> Env:
     problems", 1983; the equations as corrected by R. Florian, "Correct equations for the dynamics of the cart-pole
     system", 2007; the constants of M. Towers et al., "Gymnasium", 2024, arXiv:2407.17032.
     """
-    return Env("CartPole-v1", reset, step, OBSERVATIONS, ACTIONS, PARAMS, MAX_STEPS, render)
+    return checked(Env("CartPole-v1", reset, step, OBSERVATIONS, ACTIONS, PARAMS, MAX_STEPS, render), CartPoleState)

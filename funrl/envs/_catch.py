@@ -3,8 +3,9 @@
 import torch
 
 from funrl import _check, random, tree
-from funrl.env import Env, Timestep, check_step, constants, first_timestep
+from funrl.env import Env, Timestep, constants, first_timestep
 from funrl.envs import _draw as draw, _grid as grid
+from funrl.envs._checks import checked
 from funrl.spaces import Box, Discrete
 
 NAME = "Catch-bsuite"
@@ -67,7 +68,6 @@ def catch(rows: int = 10, columns: int = 5) -> Env:
     _check.integer(f"{NAME}: rows", rows, 2, remedy="shapes have to be known while compiling")
     _check.integer(f"{NAME}: columns", columns, 1, remedy="shapes have to be known while compiling")
     default = constants(CatchParams)
-    actions = Discrete(3)
 
     def ball(state: CatchState) -> torch.Tensor:
         return torch.stack([state.ball_row, state.ball_column])
@@ -78,23 +78,21 @@ def catch(rows: int = 10, columns: int = 5) -> Env:
     def observe(state: CatchState, dtype: torch.dtype) -> torch.Tensor:
         return (grid.mask(ball(state), (rows, columns)) | grid.mask(paddle(state), (rows, columns))).to(dtype)
 
-    def reset(key: torch.Tensor, env_params: CatchParams = default) -> tuple[CatchState, Timestep]:
+    def reset(key: torch.Tensor, p: CatchParams) -> tuple[CatchState, Timestep]:
         """Return a state with the ball on top of a random column and the paddle in the middle, and its timestep."""
         ball_column = random.randint(key, (), 0, columns)
         state = CatchState(torch.zeros_like(ball_column), ball_column, torch.full_like(ball_column, columns // 2))
-        zero = torch.zeros_like(env_params.catch_reward)
-        return state, first_timestep(observe(state, zero.dtype), zero)
+        return state, first_timestep(observe(state, p.catch_reward.dtype), p.catch_reward)
 
-    def step(key: torch.Tensor, state: CatchState, action: torch.Tensor, env_params: CatchParams = default) -> tuple[CatchState, Timestep]:
+    def step(key: torch.Tensor, state: CatchState, action: torch.Tensor, p: CatchParams) -> tuple[CatchState, Timestep]:
         """Move the paddle, then drop the ball by one row; the key is not used."""
-        check_step(NAME, state, CatchState, action, actions, env_params, CatchParams)
         new = CatchState(state.ball_row + 1, state.ball_column, (state.paddle_column + action - 1).clamp(0, columns - 1))
         landed = new.ball_row == rows - 1
-        outcome = torch.where(new.ball_column == new.paddle_column, env_params.catch_reward, env_params.miss_reward)
+        outcome = torch.where(new.ball_column == new.paddle_column, p.catch_reward, p.miss_reward)
         reward = torch.where(landed, outcome, 0.0)
         return new, Timestep(observe(new, reward.dtype), reward, landed, torch.zeros_like(landed), {})
 
-    def render(state: CatchState, env_params: CatchParams = default) -> torch.Tensor:
+    def render(state: CatchState, p: CatchParams) -> torch.Tensor:
         """Return a picture of the board, uint8 [H, W, 3]."""
         shape, device = (rows, columns), state.ball_row.device
         picture = grid.board(shape, device)
@@ -102,4 +100,4 @@ def catch(rows: int = 10, columns: int = 5) -> Env:
         picture = draw.paint(picture, grid.tiles(picture, grid.mask(paddle(state), shape)), draw.TEAL)
         return draw.to_uint8(grid.token(picture, ball(state), draw.AMBER))
 
-    return Env(NAME, reset, step, Box(0.0, 1.0, (rows, columns)), actions, default, rows - 1, render)
+    return checked(Env(NAME, reset, step, Box(0.0, 1.0, (rows, columns)), Discrete(3), default, rows - 1, render), CatchState)

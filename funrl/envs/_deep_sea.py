@@ -3,9 +3,9 @@
 import torch
 
 from funrl import _check, random, tree
-from funrl.env import Env, Timestep, check_step, constants, first_timestep
+from funrl.env import Env, Timestep, constants, first_timestep
 from funrl.envs import _draw as draw, _grid as grid
-from funrl.envs._checks import check_params
+from funrl.envs._checks import checked
 from funrl.spaces import Box, Discrete
 
 NAME = "DeepSea-bsuite"
@@ -73,7 +73,6 @@ def deep_sea(size: int = 10) -> Env:
     _check.integer(f"{NAME}: size", size, 2, remedy="shapes have to be known while compiling")
     mapping = random.randint(random.key(0, "cpu"), (size, size), 0, 2)
     default = constants(DeepSeaParams, action_mapping=mapping, move_cost=0.01, slip_probability=0.0, noise_scale=0.0)
-    actions = Discrete(2)
 
     def place(state: DeepSeaState) -> torch.Tensor:
         return torch.stack([state.row, state.column])
@@ -81,20 +80,14 @@ def deep_sea(size: int = 10) -> Env:
     def observe(state: DeepSeaState, dtype: torch.dtype) -> torch.Tensor:
         return grid.mask(place(state), (size, size)).to(dtype)
 
-    def reset(key: torch.Tensor, env_params: DeepSeaParams = default) -> tuple[DeepSeaState, Timestep]:
+    def reset(key: torch.Tensor, p: DeepSeaParams) -> tuple[DeepSeaState, Timestep]:
         """Return the state in the upper left corner, and its timestep; the key is not used."""
-        zero = torch.zeros_like(env_params.move_cost)
-        corner = torch.zeros_like(zero, dtype=torch.int64)
+        corner = torch.zeros_like(p.move_cost, dtype=torch.int64)
         state = DeepSeaState(corner, corner.clone())
-        return state, first_timestep(observe(state, zero.dtype), zero)
+        return state, first_timestep(observe(state, p.move_cost.dtype), p.move_cost)
 
-    def step(
-        key: torch.Tensor, state: DeepSeaState, action: torch.Tensor, env_params: DeepSeaParams = default
-    ) -> tuple[DeepSeaState, Timestep]:
+    def step(key: torch.Tensor, state: DeepSeaState, action: torch.Tensor, p: DeepSeaParams) -> tuple[DeepSeaState, Timestep]:
         """Sink by one row, and move to the right or to the left."""
-        check_step(NAME, state, DeepSeaState, action, actions, env_params, DeepSeaParams)
-        check_params(NAME, env_params, default)
-        p = env_params
         slip_key, noise_key = random.split(key).unbind(0)
         last = size - 1
         right = action == grid.at(p.action_mapping, place(state).clamp(max=last))  # after the end of an episode the diver is below the grid
@@ -107,12 +100,12 @@ def deep_sea(size: int = 10) -> Env:
         terminated = new.row >= size
         return new, Timestep(observe(new, reward.dtype), reward, terminated, torch.zeros_like(terminated), {})
 
-    def render(state: DeepSeaState, env_params: DeepSeaParams = default) -> torch.Tensor:
+    def render(state: DeepSeaState, p: DeepSeaParams) -> torch.Tensor:
         """Return a picture of the sea, uint8 [H, W, 3]; cells where action 1 goes right are darker."""
         picture = grid.board((size, size), state.row.device)
-        picture = draw.paint(picture, grid.tiles(picture, env_params.action_mapping == 0), (0.62, 0.80, 0.90))
-        picture = draw.paint(picture, grid.tiles(picture, env_params.action_mapping == 1), (0.45, 0.68, 0.84))
+        picture = draw.paint(picture, grid.tiles(picture, p.action_mapping == 0), (0.62, 0.80, 0.90))
+        picture = draw.paint(picture, grid.tiles(picture, p.action_mapping == 1), (0.45, 0.68, 0.84))
         picture = draw.paint(picture, draw.box(picture, (size - 1, 1 - size), (0.30, 0.20), corner=0.08), draw.LEAF)
         return draw.to_uint8(grid.token(picture, place(state), draw.AMBER))
 
-    return Env(NAME, reset, step, Box(0.0, 1.0, (size, size)), actions, default, size, render)
+    return checked(Env(NAME, reset, step, Box(0.0, 1.0, (size, size)), Discrete(2), default, size, render), DeepSeaState, shapes=True)

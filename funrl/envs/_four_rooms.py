@@ -3,9 +3,9 @@
 import torch
 
 from funrl import random, tree
-from funrl.env import Env, Timestep, check_step, constants, first_timestep
+from funrl.env import Env, Timestep, constants, first_timestep
 from funrl.envs import _draw as draw, _grid as grid
-from funrl.envs._checks import check_params
+from funrl.envs._checks import checked
 from funrl.envs._grid import GridState
 from funrl.spaces import Box, Discrete
 
@@ -60,27 +60,25 @@ OBSERVATIONS = Box(0.0, 12.0, (4,))
 ACTIONS = Discrete(4)
 
 
-def reset(key: torch.Tensor, env_params: FourRoomsParams = PARAMS) -> tuple[GridState, Timestep]:
+def reset(key: torch.Tensor, p: FourRoomsParams) -> tuple[GridState, Timestep]:
     """Return a state at a random start that is not the goal, and its timestep; ``key`` is int64 []."""
-    starts = env_params.starts
-    number = torch.arange(len(starts), device=starts.device)
-    is_goal = (starts == env_params.goal).all(-1)
-    goal = torch.where(is_goal, number, len(starts)).min()
-    drawn = random.randint(key, (), 0, len(starts) - is_goal.sum())
-    position = tree.rows(starts, drawn + (drawn >= goal))
+    number = torch.arange(len(p.starts), device=p.starts.device)
+    is_goal = (p.starts == p.goal).all(-1)
+    goal = torch.where(is_goal, number, len(p.starts)).min()
+    drawn = random.randint(key, (), 0, len(p.starts) - is_goal.sum())
+    position = tree.rows(p.starts, drawn + (drawn >= goal))
     state = GridState(position, torch.zeros_like(drawn))
-    zero = torch.zeros_like(env_params.failure_probability)
-    return state, first_timestep(_observe(state, env_params), zero)
+    return state, first_timestep(_observe(state, p), p.failure_probability)
 
 
-def step(key: torch.Tensor, state: GridState, action: torch.Tensor, env_params: FourRoomsParams = PARAMS) -> tuple[GridState, Timestep]:
+def step(key: torch.Tensor, state: GridState, action: torch.Tensor, p: FourRoomsParams) -> tuple[GridState, Timestep]:
     """Move one tile, or stay if a wall is in the way.
 
     Args:
         key: int64 [].
         state: the state of the episode.
         action: int64 []; 0 left, 1 down, 2 right, 3 up.
-        env_params: the params.
+        p: ``env_params``, the params.
 
     Returns:
         The next state and its timestep: observation [4] (row, column, the goal's row and column); reward 1 at the goal, else 0;
@@ -89,9 +87,8 @@ def step(key: torch.Tensor, state: GridState, action: torch.Tensor, env_params: 
     Raises:
         TypeError, ValueError: if an argument has the wrong type, dtype or shape.
     """
-    check_step(NAME, state, GridState, action, ACTIONS, env_params, FourRoomsParams)
-    check_params(NAME, env_params.replace(starts=PARAMS.starts), PARAMS)
-    p = env_params
+    # There may be any number of starts.
+    tree.check_like(p.replace(starts=PARAMS.starts), PARAMS, f"{NAME}: env_params", "default_params", dtypes=False)
     failure_key, turn_key = random.split(key).unbind(0)
     turn = random.randint(turn_key, (), 1, 4)
     direction = torch.where(random.bernoulli(failure_key, p.failure_probability), (action + turn) % 4, action)
@@ -101,13 +98,13 @@ def step(key: torch.Tensor, state: GridState, action: torch.Tensor, env_params: 
     return new, Timestep(_observe(new, p), reward, terminated, new.time >= p.max_steps, {})
 
 
-def render(state: GridState, env_params: FourRoomsParams = PARAMS) -> torch.Tensor:
+def render(state: GridState, p: FourRoomsParams) -> torch.Tensor:
     """Return a picture of the rooms, the goal and the walker, uint8 [247, 247, 3]."""
-    return draw.to_uint8(grid.token(grid.maze(env_params.walls, env_params.goal), state.position, draw.AMBER))
+    return draw.to_uint8(grid.token(grid.maze(p.walls, p.goal), state.position, draw.AMBER))
 
 
-def _observe(state: GridState, env_params: FourRoomsParams) -> torch.Tensor:
-    return torch.cat([state.position, env_params.goal]).to(env_params.failure_probability.dtype)
+def _observe(state: GridState, p: FourRoomsParams) -> torch.Tensor:
+    return torch.cat([state.position, p.goal]).to(p.failure_probability.dtype)
 
 
 def four_rooms() -> Env:
@@ -127,4 +124,4 @@ def four_rooms() -> Env:
     Reference: R. Sutton, D. Precup, S. Singh, "Between MDPs and semi-MDPs: A framework for temporal abstraction in reinforcement learning",
     1999; walls, doors and the failing steps are theirs, the goal is that of gymnax.
     """
-    return Env(NAME, reset, step, OBSERVATIONS, ACTIONS, PARAMS, MAX_STEPS, render)
+    return checked(Env(NAME, reset, step, OBSERVATIONS, ACTIONS, PARAMS, MAX_STEPS, render), GridState)

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 
 from funrl import random, tree
-from funrl.env import Env, Timestep, check_step, constants, first_timestep
+from funrl.env import Env, Timestep, constants, first_timestep
 from funrl.envs import _draw as draw, _grid as grid
-from funrl.envs._checks import check_params
+from funrl.envs._checks import checked
 from funrl.envs._grid import GridState
 from funrl.spaces import Discrete
 
@@ -82,7 +82,6 @@ def _lake(name: str, layout: str | Sequence[str], max_steps: int) -> Env:
         FrozenLakeParams, holes=numbers == 1, start=places["S"], goal=places["G"], slip_probability=2 / 3, max_steps=max_steps
     )
     rows, columns = numbers.shape
-    actions = Discrete(4)
 
     def observe(state: GridState) -> torch.Tensor:
         row, column = state.position.unbind(0)
@@ -92,19 +91,13 @@ def _lake(name: str, layout: str | Sequence[str], max_steps: int) -> Env:
         """Return whether a position is a hole, and whether it is the goal."""
         return grid.at(p.holes, position), (position == p.goal).all()
 
-    def reset(key: torch.Tensor, env_params: FrozenLakeParams = default) -> tuple[GridState, Timestep]:
+    def reset(key: torch.Tensor, p: FrozenLakeParams) -> tuple[GridState, Timestep]:
         """Return the state at the start, and its timestep; the key is not used."""
-        zero = torch.zeros_like(env_params.slip_probability)
-        state = GridState(env_params.start.clone(), torch.zeros_like(zero, dtype=torch.int64))
-        return state, first_timestep(observe(state), zero)
+        state = GridState(p.start.clone(), torch.zeros_like(p.slip_probability, dtype=torch.int64))
+        return state, first_timestep(observe(state), p.slip_probability)
 
-    def step(
-        key: torch.Tensor, state: GridState, action: torch.Tensor, env_params: FrozenLakeParams = default
-    ) -> tuple[GridState, Timestep]:
+    def step(key: torch.Tensor, state: GridState, action: torch.Tensor, p: FrozenLakeParams) -> tuple[GridState, Timestep]:
         """Walk or slide one tile."""
-        check_step(name, state, GridState, action, actions, env_params, FrozenLakeParams)
-        check_params(name, env_params, default)
-        p = env_params
         slip_key, side_key = random.split(key).unbind(0)
         side = 2 * random.bernoulli(side_key).long() - 1
         direction = torch.where(random.bernoulli(slip_key, p.slip_probability), (action + side) % 4, action)
@@ -115,12 +108,12 @@ def _lake(name: str, layout: str | Sequence[str], max_steps: int) -> Env:
         reward = (at_goal & ~was_goal).to(p.slip_probability.dtype)
         return new, Timestep(observe(new), reward, in_hole | at_goal, new.time >= p.max_steps, {})
 
-    def render(state: GridState, env_params: FrozenLakeParams = default) -> torch.Tensor:
+    def render(state: GridState, p: FrozenLakeParams) -> torch.Tensor:
         """Return a picture of the lake, uint8 [H, W, 3]."""
         picture = grid.board((rows, columns), state.time.device)
-        picture = draw.paint(picture, grid.tiles(picture, ~env_params.holes), (0.79, 0.89, 0.95))
-        picture = draw.paint(picture, grid.tiles(picture, env_params.holes, corner=0.3), draw.INK)
-        picture = draw.paint(picture, grid.tiles(picture, grid.mask(env_params.goal, (rows, columns)), half=0.3), draw.LEAF)
+        picture = draw.paint(picture, grid.tiles(picture, ~p.holes), (0.79, 0.89, 0.95))
+        picture = draw.paint(picture, grid.tiles(picture, p.holes, corner=0.3), draw.INK)
+        picture = draw.paint(picture, grid.tiles(picture, grid.mask(p.goal, (rows, columns)), half=0.3), draw.LEAF)
         return draw.to_uint8(grid.token(picture, state.position, draw.AMBER))
 
-    return Env(name, reset, step, Discrete(rows * columns), actions, default, max_steps, render)
+    return checked(Env(name, reset, step, Discrete(rows * columns), Discrete(4), default, max_steps, render), GridState, shapes=True)

@@ -3,11 +3,12 @@
 import torch
 
 from funrl import random, tree
-from funrl.env import Env, Timestep, check_step, constants, first_timestep
+from funrl.env import Env, Timestep, constants, first_timestep
 from funrl.envs import _draw as draw, _goals as goals
+from funrl.envs._checks import checked
 from funrl.spaces import Box
+from funrl.typing import Key
 
-NAME = "GoalPointRobot-misc"
 MAX_STEPS = 50
 
 
@@ -46,36 +47,32 @@ class GoalPointRobotState:
 
 
 PARAMS = constants(GoalPointRobotParams)
+OBSERVATIONS = goals.spaces_of(2, float("-inf"), float("inf"))
 ACTIONS = Box(-0.1, 0.1, (2,))
 
 
-def reset(key: torch.Tensor, env_params: GoalPointRobotParams = PARAMS) -> tuple[GoalPointRobotState, Timestep]:
+def reset(key: Key, p: GoalPointRobotParams) -> tuple[GoalPointRobotState, Timestep]:
     """Return the state at the start, with a random goal, and its timestep."""
-    zero = torch.zeros_like(env_params.max_action)
-    offset = (2 * random.uniform(key, (2,), dtype=zero.dtype) - 1) * env_params.goal_range
-    start = env_params.start.clone()
-    state = GoalPointRobotState(start, start + offset, torch.zeros_like(zero, dtype=torch.int64))
-    return state, first_timestep(goals.observe(start, state.goal), zero)
+    offset = (2 * random.uniform(key, (2,), dtype=p.max_action.dtype) - 1) * p.goal_range
+    start = p.start.clone()
+    state = GoalPointRobotState(start, start + offset, torch.zeros_like(p.max_action, dtype=torch.int64))
+    return state, first_timestep(goals.observe(start, state.goal), p.max_action)
 
 
-def step(
-    key: torch.Tensor, state: GoalPointRobotState, action: torch.Tensor, env_params: GoalPointRobotParams = PARAMS
-) -> tuple[GoalPointRobotState, Timestep]:
+def step(key: Key, state: GoalPointRobotState, action: torch.Tensor, p: GoalPointRobotParams) -> tuple[GoalPointRobotState, Timestep]:
     """Move by the action, x ← x + clip(a, ± max_action); the key is not used.
 
     Returns:
         The next state and its timestep: the dict of ``observation`` and ``achieved_goal``, the position [2], and ``desired_goal`` [2];
         reward 0 within ``goal_radius`` of the goal, where the episode terminates, and else -1; truncated after ``max_steps``.
     """
-    p = env_params
-    check_step(NAME, state, GoalPointRobotState, action, ACTIONS, p, GoalPointRobotParams)
     move = torch.minimum(torch.maximum(action.to(state.position.dtype), -p.max_action), p.max_action)
     new = GoalPointRobotState(state.position + move, state.goal, state.time + 1)
     reward, reached = goals.reach(new.position, new.goal, p.goal_radius)
     return new, Timestep(goals.observe(new.position, new.goal), reward, reached, new.time >= p.max_steps, {})
 
 
-def render(state: GoalPointRobotState, env_params: GoalPointRobotParams = PARAMS) -> torch.Tensor:
+def render(state: GoalPointRobotState, p: GoalPointRobotParams) -> torch.Tensor:
     """Return a picture of the square from -1 to 1 with the goal and the robot, uint8 [400, 400, 3]."""
     (x, y), (goal_x, goal_y) = (point.float().unbind(0) for point in (state.position, state.goal))
     picture = draw.canvas((400, 400), (0.0, 0.0), 2.4, device=state.position.device)
@@ -101,4 +98,4 @@ def goal_point_robot() -> Env:
     Reference: the plane of :func:`point_robot`, with the goals and the sparse reward of M. Andrychowicz et al., "Hindsight Experience
     Replay", 2017, arXiv:1707.01495, section 4.
     """
-    return Env(NAME, reset, step, goals.spaces_of(2, float("-inf"), float("inf")), ACTIONS, PARAMS, MAX_STEPS, render)
+    return checked(Env("GoalPointRobot-misc", reset, step, OBSERVATIONS, ACTIONS, PARAMS, MAX_STEPS, render), GoalPointRobotState)

@@ -3,9 +3,9 @@
 import torch
 
 from funrl import _check, random, tree
-from funrl.env import Env, Timestep, check_step, constants, first_timestep
+from funrl.env import Env, Timestep, constants, first_timestep
 from funrl.envs import _draw as draw, _grid as grid
-from funrl.envs._checks import check_params
+from funrl.envs._checks import checked
 from funrl.spaces import Box, Discrete
 
 NAME = "GridRules-misc"
@@ -86,7 +86,7 @@ def grid_rules(size: int = 5) -> Env:
     """
     _check.integer(f"{NAME}: size", size, 3)
     default = constants(GridRulesParams)
-    shape, actions, num_objects = (size, size), Discrete(5), 4
+    shape, num_objects = (size, size), 4
     observations = Box(0.0, 1.0, (2 * NUM_KINDS + 1, size, size), layout="chw")
 
     def observe(state: GridRulesState, p: GridRulesParams) -> torch.Tensor:
@@ -94,25 +94,18 @@ def grid_rules(size: int = 5) -> Env:
         parts = [state.tiles == kinds, grid.mask(state.position, shape)[None], (state.held == kinds).expand(-1, size, size)]
         return torch.cat(parts).to(p.goal_reward.dtype)
 
-    def reset(key: torch.Tensor, env_params: GridRulesParams = default) -> tuple[GridRulesState, Timestep]:
+    def reset(key: torch.Tensor, p: GridRulesParams) -> tuple[GridRulesState, Timestep]:
         """Return a state with objects and agent on random tiles, and its timestep; ``key`` is int64 []."""
-        check_params(NAME, env_params, default)
-        zero = torch.zeros_like(env_params.goal_reward)
         places = random.permutation(key, size * size)[: num_objects + 1]
         here = tree.one_hot(places[:num_objects], size * size)
-        tiles = (here * env_params.objects[:, None]).sum(0).reshape(size, size)
+        tiles = (here * p.objects[:, None]).sum(0).reshape(size, size)
         position = torch.stack([places[num_objects] // size, places[num_objects] % size])
-        nothing = torch.zeros_like(zero, dtype=torch.int64)
+        nothing = torch.zeros_like(p.goal_reward, dtype=torch.int64)
         state = GridRulesState(tiles, position, nothing, nothing.clone())
-        return state, first_timestep(observe(state, env_params), zero)
+        return state, first_timestep(observe(state, p), p.goal_reward)
 
-    def step(
-        key: torch.Tensor, state: GridRulesState, action: torch.Tensor, env_params: GridRulesParams = default
-    ) -> tuple[GridRulesState, Timestep]:
+    def step(key: torch.Tensor, state: GridRulesState, action: torch.Tensor, p: GridRulesParams) -> tuple[GridRulesState, Timestep]:
         """Walk, take or put; the key is not used."""
-        check_step(NAME, state, GridRulesState, action, actions, env_params, GridRulesParams)
-        check_params(NAME, env_params, default)
-        p = env_params
         walks = action < 4
         position = torch.where(walks, grid.move(state.position, action, shape), state.position)
         tiles, held = _handled(state.tiles, position, state.held, ~walks, p.rules)
@@ -122,11 +115,11 @@ def grid_rules(size: int = 5) -> Env:
         reward = torch.where(terminated, p.goal_reward, 0.0) - p.step_cost
         return new, Timestep(observe(new, p), reward, terminated, new.time >= p.max_steps, {})
 
-    def render(state: GridRulesState, env_params: GridRulesParams = default) -> torch.Tensor:
+    def render(state: GridRulesState, p: GridRulesParams) -> torch.Tensor:
         """Return a picture of the objects, and of the agent with what it holds, uint8 [H, W, 3]."""
         return _picture(state)
 
-    return Env(NAME, reset, step, observations, actions, default, MAX_STEPS, render)
+    return checked(Env(NAME, reset, step, observations, Discrete(5), default, MAX_STEPS, render), GridRulesState, shapes=True)
 
 
 def _picture(state: GridRulesState) -> torch.Tensor:

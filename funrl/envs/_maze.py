@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 
 from funrl import tree
-from funrl.env import Env, Timestep, check_step, constants, first_timestep
+from funrl.env import Env, Timestep, constants, first_timestep
 from funrl.envs import _draw as draw, _grid as grid
-from funrl.envs._checks import check_params
+from funrl.envs._checks import checked
 from funrl.envs._grid import GridState
 from funrl.spaces import Box, Discrete
 
@@ -82,31 +82,26 @@ def maze(layout: str | Sequence[str] = LAYOUT) -> Env:
         MazeParams, walls=numbers == 0, start=places["S"], goal=places["G"], goal_reward=1.0, step_cost=0.01, max_steps=MAX_STEPS
     )
     rows, columns = numbers.shape
-    actions = Discrete(4)
 
-    def observe(state: GridState, env_params: MazeParams) -> torch.Tensor:
-        places = [grid.mask(position, (rows, columns)) for position in (state.position, env_params.goal)]
-        return torch.stack([env_params.walls, *places]).to(env_params.goal_reward.dtype)
+    def observe(state: GridState, p: MazeParams) -> torch.Tensor:
+        places = [grid.mask(position, (rows, columns)) for position in (state.position, p.goal)]
+        return torch.stack([p.walls, *places]).to(p.goal_reward.dtype)
 
-    def reset(key: torch.Tensor, env_params: MazeParams = default) -> tuple[GridState, Timestep]:
+    def reset(key: torch.Tensor, p: MazeParams) -> tuple[GridState, Timestep]:
         """Return the state at the start, and its timestep; the key is not used."""
-        check_params(NAME, env_params, default)
-        zero = torch.zeros_like(env_params.goal_reward)
-        state = GridState(env_params.start.clone(), torch.zeros_like(zero, dtype=torch.int64))
-        return state, first_timestep(observe(state, env_params), zero)
+        state = GridState(p.start.clone(), torch.zeros_like(p.goal_reward, dtype=torch.int64))
+        return state, first_timestep(observe(state, p), p.goal_reward)
 
-    def step(key: torch.Tensor, state: GridState, action: torch.Tensor, env_params: MazeParams = default) -> tuple[GridState, Timestep]:
+    def step(key: torch.Tensor, state: GridState, action: torch.Tensor, p: MazeParams) -> tuple[GridState, Timestep]:
         """Walk one tile; the key is not used."""
-        check_step(NAME, state, GridState, action, actions, env_params, MazeParams)
-        check_params(NAME, env_params, default)
-        p = env_params
         new = GridState(grid.walk(state.position, action, p.walls), state.time + 1)
         terminated = (new.position == p.goal).all()
         reward = torch.where(terminated, p.goal_reward, 0.0) - p.step_cost
         return new, Timestep(observe(new, p), reward, terminated, new.time >= p.max_steps, {})
 
-    def render(state: GridState, env_params: MazeParams = default) -> torch.Tensor:
+    def render(state: GridState, p: MazeParams) -> torch.Tensor:
         """Return a picture of the maze, the goal and the walker, uint8 [H, W, 3]."""
-        return draw.to_uint8(grid.token(grid.maze(env_params.walls, env_params.goal), state.position, draw.AMBER))
+        return draw.to_uint8(grid.token(grid.maze(p.walls, p.goal), state.position, draw.AMBER))
 
-    return Env(NAME, reset, step, Box(0.0, 1.0, (3, rows, columns), layout="chw"), actions, default, MAX_STEPS, render)
+    observations = Box(0.0, 1.0, (3, rows, columns), layout="chw")
+    return checked(Env(NAME, reset, step, observations, Discrete(4), default, MAX_STEPS, render), GridState, shapes=True)

@@ -3,8 +3,9 @@
 import torch
 
 from funrl import _check, random, tree
-from funrl.env import Env, Timestep, check_step, constants, first_timestep
+from funrl.env import Env, Timestep, constants, first_timestep
 from funrl.envs import _draw as draw
+from funrl.envs._checks import checked
 from funrl.spaces import Box, Discrete
 
 NAME = "MemoryChain-bsuite"
@@ -76,40 +77,34 @@ def memory_chain(memory_length: int = 20, num_bits: int = 1) -> Env:
     _check.integer(f"{NAME}: memory_length", memory_length, 1, remedy="shapes have to be known while compiling")
     _check.integer(f"{NAME}: num_bits", num_bits, 1, remedy="shapes have to be known while compiling")
     default = constants(MemoryChainParams, memory_length=memory_length, right_reward=1.0, wrong_reward=-1.0)
-    actions = Discrete(2)
     observations = Box([0.0, 0.0, *[-1.0] * num_bits], [1.0, float(max(num_bits - 1, 1)), *[1.0] * num_bits])
 
-    def observe(state: MemoryChainState, time: torch.Tensor, env_params: MemoryChainParams) -> torch.Tensor:
+    def observe(state: MemoryChainState, time: torch.Tensor, p: MemoryChainParams) -> torch.Tensor:
         """Return the observation at a time, which after the first step is one less than the number of steps."""
-        dtype = env_params.right_reward.dtype
-        left = 1 - time.to(dtype) / env_params.memory_length.to(dtype)
-        query = torch.where(time == env_params.memory_length - 1, state.query, 0).to(dtype)
+        dtype = p.right_reward.dtype
+        left = 1 - time.to(dtype) / p.memory_length.to(dtype)
+        query = torch.where(time == p.memory_length - 1, state.query, 0).to(dtype)
         bits = torch.where(time == 0, 2 * state.context - 1, 0).to(dtype)
         return torch.cat([torch.stack([left, query]), bits])
 
-    def reset(key: torch.Tensor, env_params: MemoryChainParams = default) -> tuple[MemoryChainState, Timestep]:
+    def reset(key: torch.Tensor, p: MemoryChainParams) -> tuple[MemoryChainState, Timestep]:
         """Return a state with random bits and a random query, and its timestep."""
         context_key, query_key = random.split(key).unbind(0)
         query = random.randint(query_key, (), 0, num_bits)
         state = MemoryChainState(random.randint(context_key, (num_bits,), 0, 2), query, torch.zeros_like(query))
-        zero = torch.zeros_like(env_params.right_reward)
-        return state, first_timestep(observe(state, state.time, env_params), zero)
+        return state, first_timestep(observe(state, state.time, p), p.right_reward)
 
-    def step(
-        key: torch.Tensor, state: MemoryChainState, action: torch.Tensor, env_params: MemoryChainParams = default
-    ) -> tuple[MemoryChainState, Timestep]:
+    def step(key: torch.Tensor, state: MemoryChainState, action: torch.Tensor, p: MemoryChainParams) -> tuple[MemoryChainState, Timestep]:
         """Let one step pass, or answer if it is the last one; the key is not used."""
-        check_step(NAME, state, MemoryChainState, action, actions, env_params, MemoryChainParams)
-        p = env_params
         new = MemoryChainState(state.context, state.query, state.time + 1)
         terminated = new.time > p.memory_length
         right = action == state.context.gather(0, state.query.reshape(1)).reshape(())
         reward = torch.where(terminated, torch.where(right, p.right_reward, p.wrong_reward), 0.0)
         return new, Timestep(observe(state, state.time, p), reward, terminated, torch.zeros_like(terminated), {})
 
-    def render(state: MemoryChainState, env_params: MemoryChainParams = default) -> torch.Tensor:
+    def render(state: MemoryChainState, p: MemoryChainParams) -> torch.Tensor:
         """Return a picture of the bits (red 0, green 1), the queried one underlined, and the time that has passed: uint8 [240, 480, 3]."""
-        gone = (state.time.float() / (env_params.memory_length.float() + 1)).clamp(0.0, 1.0)
+        gone = (state.time.float() / (p.memory_length.float() + 1)).clamp(0.0, 1.0)
         picture = draw.canvas((240, 480), (0.0, 0.0), 2.0, device=state.time.device)
         gap = 1.7 / num_bits
         size = min(0.18, 0.45 * gap)
@@ -123,4 +118,4 @@ def memory_chain(memory_length: int = 20, num_bits: int = 1) -> Env:
         picture = draw.paint(picture, draw.capsule(picture, (-0.85, -0.35), (0.85, -0.35), 0.04), draw.PALE)
         return draw.to_uint8(draw.paint(picture, draw.capsule(picture, (-0.85, -0.35), (1.7 * gone - 0.85, -0.35), 0.04), draw.TEAL))
 
-    return Env(NAME, reset, step, observations, actions, default, memory_length + 1, render)
+    return checked(Env(NAME, reset, step, observations, Discrete(2), default, memory_length + 1, render), MemoryChainState)

@@ -5,8 +5,9 @@ import math
 import torch
 
 from funrl import random, tree
-from funrl.env import Env, Timestep, check_step, constants, first_timestep
+from funrl.env import Env, Timestep, constants, first_timestep
 from funrl.envs import _draw as draw
+from funrl.envs._checks import checked
 from funrl.spaces import Box
 
 MAX_STEPS = 200
@@ -59,17 +60,15 @@ OBSERVATIONS = Box([-1.0, -1.0, -8.0], [1.0, 1.0, 8.0])
 ACTIONS = Box(-2.0, 2.0, (1,))
 
 
-def reset(key: torch.Tensor, env_params: PendulumParams = PARAMS) -> tuple[PendulumState, Timestep]:
+def reset(key: torch.Tensor, p: PendulumParams) -> tuple[PendulumState, Timestep]:
     """Return a random state, hanging or standing, and its timestep; ``key`` is int64 []."""
-    angle, angular_velocity = (2 * random.uniform(key, (2,), dtype=env_params.reset_angle.dtype) - 1).unbind(0)
-    angle, angular_velocity = env_params.reset_angle * angle, env_params.reset_speed * angular_velocity
+    angle, angular_velocity = (2 * random.uniform(key, (2,), dtype=p.reset_angle.dtype) - 1).unbind(0)
+    angle, angular_velocity = p.reset_angle * angle, p.reset_speed * angular_velocity
     state = PendulumState(angle, angular_velocity, torch.zeros_like(angle, dtype=torch.int64))
     return state, first_timestep(_observe(state), angle)
 
 
-def step(
-    key: torch.Tensor, state: PendulumState, action: torch.Tensor, env_params: PendulumParams = PARAMS
-) -> tuple[PendulumState, Timestep]:
+def step(key: torch.Tensor, state: PendulumState, action: torch.Tensor, p: PendulumParams) -> tuple[PendulumState, Timestep]:
     """Apply a torque for one step of Euler's method.
 
     With the angle θ in [-π, π] from upright and the torque u::
@@ -83,7 +82,7 @@ def step(
         key: int64 []; not used, the dynamics are deterministic.
         state: the state of the episode.
         action: floating-point [1] N m, clipped to ``max_torque``.
-        env_params: the constants.
+        p: ``env_params``, the constants.
 
     Returns:
         The next state and its timestep: observation [3] (cos θ, sin θ, θ'); the reward above, of the state before
@@ -92,8 +91,6 @@ def step(
     Raises:
         TypeError, ValueError: if an argument has the wrong type, dtype or shape.
     """
-    check_step("Pendulum-v1", state, PendulumState, action, ACTIONS, env_params, PendulumParams)
-    p = env_params
     torque = action.reshape(()).to(state.angle.dtype)
     torque = torch.minimum(torch.maximum(torque, -p.max_torque), p.max_torque)
     wrapped = state.angle - 2 * math.pi * torch.round(state.angle / (2 * math.pi))
@@ -105,7 +102,7 @@ def step(
     return new, Timestep(_observe(new), -cost, torch.zeros_like(cost, dtype=torch.bool), new.time >= p.max_steps, {})
 
 
-def render(state: PendulumState, env_params: PendulumParams = PARAMS) -> torch.Tensor:
+def render(state: PendulumState, p: PendulumParams) -> torch.Tensor:
     """Return a picture of the rod, uint8 [400, 400, 3], three of its lengths wide."""
     angle = state.angle.float()
     picture = draw.canvas((400, 400), (0.0, 0.0), 3.0, device=angle.device)
@@ -138,4 +135,4 @@ def pendulum() -> Env:
     Reference: M. Towers et al., "Gymnasium: A Standard Interface for Reinforcement Learning Environments", 2024,
     arXiv:2407.17032, whose constants these are.
     """
-    return Env("Pendulum-v1", reset, step, OBSERVATIONS, ACTIONS, PARAMS, MAX_STEPS, render)
+    return checked(Env("Pendulum-v1", reset, step, OBSERVATIONS, ACTIONS, PARAMS, MAX_STEPS, render), PendulumState)

@@ -3,8 +3,9 @@
 import torch
 
 from funrl import tree
-from funrl.env import Env, Timestep, check_step, constants, first_timestep
+from funrl.env import Env, Timestep, constants, first_timestep
 from funrl.envs import _draw as draw
+from funrl.envs._checks import checked
 from funrl.spaces import Box
 
 MAX_STEPS = 100
@@ -48,21 +49,13 @@ OBSERVATIONS = Box(float("-inf"), float("inf"), (2,))
 ACTIONS = Box(-0.1, 0.1, (2,))
 
 
-def reset(key: torch.Tensor, env_params: PointRobotParams = PARAMS) -> tuple[PointRobotState, Timestep]:
+def reset(key: torch.Tensor, p: PointRobotParams) -> tuple[PointRobotState, Timestep]:
     """Return the state at the start, and its timestep; the key is not used."""
-    zero = torch.zeros_like(env_params.max_action)
-    state = PointRobotState(env_params.start.clone(), torch.zeros_like(zero, dtype=torch.int64))
-    return state, first_timestep(state.position.clone(), zero)
+    state = PointRobotState(p.start.clone(), torch.zeros_like(p.max_action, dtype=torch.int64))
+    return state, first_timestep(state.position.clone(), p.max_action)
 
 
-def sparse_reset(key: torch.Tensor, env_params: PointRobotParams = SPARSE) -> tuple[PointRobotState, Timestep]:
-    """Return the state at the start, and its timestep; the key is not used."""
-    return reset(key, env_params)
-
-
-def step(
-    key: torch.Tensor, state: PointRobotState, action: torch.Tensor, env_params: PointRobotParams = PARAMS
-) -> tuple[PointRobotState, Timestep]:
+def step(key: torch.Tensor, state: PointRobotState, action: torch.Tensor, p: PointRobotParams) -> tuple[PointRobotState, Timestep]:
     """Move by the action.
 
     With the position x, the goal g and the action a::
@@ -74,7 +67,7 @@ def step(
         key: int64 []; not used, the dynamics are deterministic.
         state: the state of the episode.
         action: floating-point [2].
-        env_params: the parameters of the task.
+        p: ``env_params``, the parameters of the task.
 
     Returns:
         The next state and its timestep: observation [2] (the position); the reward above; terminated within ``goal_radius``
@@ -83,19 +76,6 @@ def step(
     Raises:
         TypeError, ValueError: if an argument has the wrong type, dtype or shape.
     """
-    return _moved("PointRobot-misc", state, action, env_params)
-
-
-def sparse_step(
-    key: torch.Tensor, state: PointRobotState, action: torch.Tensor, env_params: PointRobotParams = SPARSE
-) -> tuple[PointRobotState, Timestep]:
-    """Move as :func:`step` does; the reward is 1 within ``goal_radius`` of the goal, where the episode terminates, and 0 elsewhere."""
-    new, timestep = _moved("SparsePointRobot-misc", state, action, env_params)
-    return new, timestep.replace(reward=timestep.terminated.to(timestep.reward.dtype))
-
-
-def _moved(name: str, state: PointRobotState, action: torch.Tensor, p: PointRobotParams) -> tuple[PointRobotState, Timestep]:
-    check_step(name, state, PointRobotState, action, ACTIONS, p, PointRobotParams)
     move = torch.minimum(torch.maximum(action.to(state.position.dtype), -p.max_action), p.max_action)
     new = PointRobotState(state.position + move, state.time + 1)
     distance = (new.position - p.goal).square().sum()
@@ -103,11 +83,15 @@ def _moved(name: str, state: PointRobotState, action: torch.Tensor, p: PointRobo
     return new, Timestep(new.position.clone(), -distance, terminated, new.time >= p.max_steps, {})
 
 
-def render(state: PointRobotState, env_params: PointRobotParams = PARAMS) -> torch.Tensor:
+def sparse_step(key: torch.Tensor, state: PointRobotState, action: torch.Tensor, p: PointRobotParams) -> tuple[PointRobotState, Timestep]:
+    """Move as :func:`step` does; the reward is 1 within ``goal_radius`` of the goal, where the episode terminates, and 0 elsewhere."""
+    new, timestep = step(key, state, action, p)
+    return new, timestep.replace(reward=timestep.terminated.to(timestep.reward.dtype))
+
+
+def render(state: PointRobotState, p: PointRobotParams) -> torch.Tensor:
     """Return a picture of the square from -1 to 1 with the start, the goal and the robot, uint8 [400, 400, 3]."""
-    (x, y), (goal_x, goal_y), (start_x, start_y) = (
-        point.float().unbind(0) for point in (state.position, env_params.goal, env_params.start)
-    )
+    (x, y), (goal_x, goal_y), (start_x, start_y) = (point.float().unbind(0) for point in (state.position, p.goal, p.start))
     picture = draw.canvas((400, 400), (0.0, 0.0), 2.2, device=state.position.device)
     picture = draw.paint(picture, draw.box(picture, (0.0, 0.0), (1.0, 1.0), corner=0.02).abs() - 0.005, draw.PALE)
     picture = draw.paint(picture, draw.circle(picture, start_x, start_y, 0.03), draw.STEEL)
@@ -137,7 +121,7 @@ def point_robot() -> Env:
     Reference: C. Finn, P. Abbeel, S. Levine, "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks", 2017, arXiv:1703.03400,
     section 5.3.
     """
-    return Env("PointRobot-misc", reset, step, OBSERVATIONS, ACTIONS, PARAMS, MAX_STEPS, render)
+    return checked(Env("PointRobot-misc", reset, step, OBSERVATIONS, ACTIONS, PARAMS, MAX_STEPS, render), PointRobotState)
 
 
 def sparse_point_robot() -> Env:
@@ -158,4 +142,5 @@ def sparse_point_robot() -> Env:
     Reference: sparse rewards for points on a plane: K. Rakelly, A. Zhou, D. Quillen, C. Finn, S. Levine, "Efficient Off-Policy
     Meta-Reinforcement Learning via Probabilistic Context Variables", 2019, arXiv:1903.08254, section 6.3.
     """
-    return Env("SparsePointRobot-misc", sparse_reset, sparse_step, OBSERVATIONS, ACTIONS, SPARSE, MAX_STEPS, render)
+    env = Env("SparsePointRobot-misc", reset, sparse_step, OBSERVATIONS, ACTIONS, SPARSE, MAX_STEPS, render)
+    return checked(env, PointRobotState)

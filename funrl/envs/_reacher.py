@@ -5,11 +5,11 @@ import math
 import torch
 
 from funrl import random, tree
-from funrl.env import Env, Timestep, check_step, constants, first_timestep
+from funrl.env import Env, Timestep, constants, first_timestep
 from funrl.envs import _draw as draw
+from funrl.envs._checks import checked
 from funrl.spaces import Box
 
-NAME = "Reacher-misc"
 MAX_STEPS = 50
 
 
@@ -62,9 +62,8 @@ OBSERVATIONS = Box(float("-inf"), float("inf"), (10,))
 ACTIONS = Box(-1.0, 1.0, (2,))
 
 
-def reset(key: torch.Tensor, env_params: ReacherParams = PARAMS) -> tuple[ReacherState, Timestep]:
+def reset(key: torch.Tensor, p: ReacherParams) -> tuple[ReacherState, Timestep]:
     """Return a state with random angles, at rest, and a random goal, and its timestep; ``key`` is int64 []."""
-    p = env_params
     drawn = random.uniform(key, (4,), dtype=p.length.dtype)
     nearest, farthest = (p.goal_range * p.length.sum()).unbind(0)
     distance, direction = nearest + (farthest - nearest) * drawn[2], 2 * math.pi * drawn[3]
@@ -74,7 +73,7 @@ def reset(key: torch.Tensor, env_params: ReacherParams = PARAMS) -> tuple[Reache
     return state, first_timestep(_observe(state, p), distance)
 
 
-def step(key: torch.Tensor, state: ReacherState, action: torch.Tensor, env_params: ReacherParams = PARAMS) -> tuple[ReacherState, Timestep]:
+def step(key: torch.Tensor, state: ReacherState, action: torch.Tensor, p: ReacherParams) -> tuple[ReacherState, Timestep]:
     r"""Apply torques to both joints for one step of Euler's method.
 
     With the angles q, the torques u, the mass matrix M of two uniform rods, the Coriolis and centrifugal torques c, the damping d, the
@@ -89,7 +88,7 @@ def step(key: torch.Tensor, state: ReacherState, action: torch.Tensor, env_param
         key: int64 []; not used, the dynamics are deterministic.
         state: the state of the episode.
         action: floating-point [2] N m, clipped to ``max_torque``.
-        env_params: the constants.
+        p: ``env_params``, the constants.
 
     Returns:
         The next state and its timestep: observation [10] (cosines and sines of both angles, angular velocities, the goal, and the vector
@@ -98,8 +97,6 @@ def step(key: torch.Tensor, state: ReacherState, action: torch.Tensor, env_param
     Raises:
         TypeError, ValueError: if an argument has the wrong type, dtype or shape.
     """
-    check_step(NAME, state, ReacherState, action, ACTIONS, env_params, ReacherParams)
-    p = env_params
     torque = torch.minimum(torch.maximum(action.to(state.angle.dtype), -p.max_torque), p.max_torque)
     velocity = state.angular_velocity + p.dt * _acceleration(state, torque, p)
     new = ReacherState(state.angle + p.dt * velocity, velocity, state.goal.clone(), state.time + 1)
@@ -132,9 +129,9 @@ def _observe(state: ReacherState, p: ReacherParams) -> torch.Tensor:
     return torch.cat([state.angle.cos(), state.angle.sin(), state.angular_velocity, state.goal, state.goal - _tip(state, p)])
 
 
-def render(state: ReacherState, env_params: ReacherParams = PARAMS) -> torch.Tensor:
+def render(state: ReacherState, p: ReacherParams) -> torch.Tensor:
     """Return a picture of the arm and the goal, uint8 [400, 400, 3]."""
-    angle, length = state.angle.float().cumsum(0), env_params.length.float()
+    angle, length = state.angle.float().cumsum(0), p.length.float()
     x, y = (length * angle.cos()).cumsum(0), (length * angle.sin()).cumsum(0)
     goal = state.goal.float()
     picture = draw.canvas((400, 400), (0.0, 0.0), 2.6, device=angle.device)
@@ -165,4 +162,4 @@ def reacher() -> Env:
     arXiv:2407.17032, with constants of its own; the equations of a planar arm are those of M. Spong, S. Hutchinson, M. Vidyasagar, "Robot
     Modeling and Control", 2006, section 7.4.
     """
-    return Env(NAME, reset, step, OBSERVATIONS, ACTIONS, PARAMS, MAX_STEPS, render)
+    return checked(Env("Reacher-misc", reset, step, OBSERVATIONS, ACTIONS, PARAMS, MAX_STEPS, render), ReacherState)

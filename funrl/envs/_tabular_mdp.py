@@ -5,9 +5,9 @@ import math
 import torch
 
 from funrl import _check, random, tree
-from funrl.env import Env, Timestep, check_step, constants, first_timestep
+from funrl.env import Env, Timestep, constants, first_timestep
 from funrl.envs import _draw as draw
-from funrl.envs._checks import check_params
+from funrl.envs._checks import checked
 from funrl.spaces import Box, Discrete
 
 NAME = "TabularMDP-misc"
@@ -80,25 +80,17 @@ def tabular_mdp(num_states: int = 10, num_actions: int = 5) -> Env:
     reward = torch.zeros(num_states, num_actions, device="cpu")
     reward[:, 0], reward[-1, 1:] = 0.1, 1.0
     default = constants(TabularMDPParams, transition=transition, reward=reward, scale=0.1, max_steps=MAX_STEPS)
-    actions = Discrete(num_actions)
 
     def observe(state: TabularMDPState, p: TabularMDPParams) -> torch.Tensor:
         return tree.one_hot(state.number, num_states, p.reward)
 
-    def reset(key: torch.Tensor, env_params: TabularMDPParams = default) -> tuple[TabularMDPState, Timestep]:
+    def reset(key: torch.Tensor, p: TabularMDPParams) -> tuple[TabularMDPState, Timestep]:
         """Return the first state, and its timestep; the key is not used."""
-        check_params(NAME, env_params, default)
-        zero = torch.zeros_like(env_params.scale)
-        state = TabularMDPState(torch.zeros_like(zero, dtype=torch.int64), torch.zeros_like(zero, dtype=torch.int64))
-        return state, first_timestep(observe(state, env_params), zero)
+        state = TabularMDPState(torch.zeros_like(p.scale, dtype=torch.int64), torch.zeros_like(p.scale, dtype=torch.int64))
+        return state, first_timestep(observe(state, p), p.scale)
 
-    def step(
-        key: torch.Tensor, state: TabularMDPState, action: torch.Tensor, env_params: TabularMDPParams = default
-    ) -> tuple[TabularMDPState, Timestep]:
+    def step(key: torch.Tensor, state: TabularMDPState, action: torch.Tensor, p: TabularMDPParams) -> tuple[TabularMDPState, Timestep]:
         """Draw the next state and the reward."""
-        check_step(NAME, state, TabularMDPState, action, actions, env_params, TabularMDPParams)
-        check_params(NAME, env_params, default)
-        p = env_params
         state_key, reward_key = random.split(key).unbind(0)
         row = state.number * num_actions + action
         weights, mean = tree.rows((p.transition.reshape(-1, num_states), p.reward.reshape(-1)), row)
@@ -106,7 +98,7 @@ def tabular_mdp(num_states: int = 10, num_actions: int = 5) -> Env:
         reward = mean + p.scale * random.normal(reward_key, dtype=mean.dtype)
         return new, Timestep(observe(new, p), reward, torch.zeros_like(new.time, dtype=torch.bool), new.time >= p.max_steps, {})
 
-    def render(state: TabularMDPState, env_params: TabularMDPParams = default) -> torch.Tensor:
+    def render(state: TabularMDPState, p: TabularMDPParams) -> torch.Tensor:
         """Return a picture of the states as discs on a circle, the present one coloured, uint8 [300, 300, 3]."""
         picture = draw.canvas((300, 300), (0.0, 0.0), 2.8, device=state.number.device)
         radius = min(0.3, 2.4 / num_states)
@@ -117,4 +109,5 @@ def tabular_mdp(num_states: int = 10, num_actions: int = 5) -> Env:
             picture = draw.paint(picture, torch.where(state.number == number, disc + 0.2 * radius, 1.0), draw.AMBER)
         return draw.to_uint8(picture)
 
-    return Env(NAME, reset, step, Box(0.0, 1.0, (num_states,)), actions, default, MAX_STEPS, render)
+    env = Env(NAME, reset, step, Box(0.0, 1.0, (num_states,)), Discrete(num_actions), default, MAX_STEPS, render)
+    return checked(env, TabularMDPState, shapes=True)

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 
 from funrl import _check, random, tree
-from funrl.env import Env, VectorEnv, with_label
+from funrl.env import Env, Mask, VectorEnv, with_label
+from funrl.typing import Key
 
 
 def vectorize(env: Env, num_envs: int) -> VectorEnv:
@@ -59,26 +60,28 @@ def vectorize(env: Env, num_envs: int) -> VectorEnv:
 
         return torch.func.vmap(one, (0, dims))(arguments, tuple(leaves))
 
+    def check(where: Mask, **values: Any) -> None:
+        for name, value in values.items():
+            _check_copies(value, num_envs, f"{what}: {name}")
+        if where is not None:
+            _check.flag(f"{what}: where", where, "True for the copies to change", shape=(num_envs,))
+
     def chosen(where: torch.Tensor | None, new: Any, old: Any) -> Any:
         return new if where is None else tree.where(where, new, old)
 
-    def reset(key: torch.Tensor, env_params: Any = default_params, state: Any = None, where: torch.Tensor | None = None) -> Any:
+    def reset(key: Key, env_params: Any = default_params, state: Any = None, where: Mask = None) -> Any:
         if where is not None:
-            _check_copies(state, num_envs, f"{what}: state")
-            _check.flag(f"{what}: where", where, "True for the copies to change", shape=(num_envs,))
+            check(where, state=state)
         new, timestep = batched(env.reset, env_params, random.split(key, num_envs))
         return chosen(where, new, state), timestep
 
-    def step(key: torch.Tensor, state: Any, action: Any, env_params: Any = default_params, where: torch.Tensor | None = None) -> Any:
-        _check_copies(state, num_envs, f"{what}: state")
-        _check_copies(action, num_envs, f"{what}: action")
-        if where is not None:
-            _check.flag(f"{what}: where", where, "True for the copies to change", shape=(num_envs,))
+    def step(key: Key, state: Any, action: Any, env_params: Any = default_params, where: Mask = None) -> Any:
+        check(where, state=state, action=action)
         new, timestep = batched(env.step, env_params, random.split(key, num_envs), state, action)
         return chosen(where, new, state), timestep
 
     def render(state: Any, env_params: Any = default_params) -> torch.Tensor:
-        _check_copies(state, num_envs, f"{what}: state")
+        check(None, state=state)
         return batched(env.render, env_params, state)
 
     copies = env._replace(reset=reset, step=step, render=None if env.render is None else render)

@@ -24,7 +24,8 @@ from typing import NamedTuple
 import torch
 
 from funrl import _check, random, tree
-from funrl.env import Env, Timestep, check_step, constants, first_timestep
+from funrl.env import Env, Timestep, constants, first_timestep
+from funrl.envs._checks import checked
 from funrl.spaces import Box, Discrete
 
 __all__ = ["PROBES", "Solution", "action", "discount", "observation", "solution", "truncation", "value"]
@@ -225,27 +226,26 @@ def _probe(name: str, actions: str, length: int, start: Callable, play: Callable
     def observe(place: torch.Tensor, reward: torch.Tensor) -> torch.Tensor:
         return place.reshape(1).to(reward.dtype)
 
-    def reset(key: torch.Tensor, env_params: ProbeParams = default) -> tuple[ProbeState, Timestep]:
+    def reset(key: torch.Tensor, p: ProbeParams) -> tuple[ProbeState, Timestep]:
         """Return the first state, and its timestep."""
         place = start(key)
-        zero = torch.zeros_like(env_params.reward)
+        zero = torch.zeros_like(p.reward)
         return ProbeState(place, torch.zeros_like(place)), first_timestep(observe(place, zero), zero)
 
-    def step(key: torch.Tensor, state: ProbeState, action: torch.Tensor, env_params: ProbeParams = default) -> tuple[ProbeState, Timestep]:
+    def step(key: torch.Tensor, state: ProbeState, action: torch.Tensor, p: ProbeParams) -> tuple[ProbeState, Timestep]:
         """Take one step; the key is not used."""
-        check_step(name, state, ProbeState, action, space, env_params, ProbeParams)
 
         def score(side: torch.Tensor) -> torch.Tensor:
             if isinstance(space, Discrete):
                 return torch.where(action == (side + 1) // 2, 1, -1)
-            return 1 - (action.reshape(()).to(env_params.reward.dtype) - side / 2).square()
+            return 1 - (action.reshape(()).to(p.reward.dtype) - side / 2).square()
 
         place, reward = play(state.place, score)
-        reward = env_params.reward * reward
+        reward = p.reward * reward
         new = ProbeState(place, state.time + 1)
         last = new.time >= length
         no = torch.zeros_like(last)
         terminated, truncated = (no, last) if name == "Probe-truncation" else (last, no)
         return new, Timestep(observe(place, reward), reward, terminated, truncated, {})
 
-    return Env(name, reset, step, Box(-1.0, 1.0, (1,)), space, default, length, None)
+    return checked(Env(name, reset, step, Box(-1.0, 1.0, (1,)), space, default, length, None), ProbeState)

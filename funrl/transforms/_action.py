@@ -204,25 +204,20 @@ def sticky_actions(probability: float = 0.25) -> Transform:
     """
     _check.number("sticky_actions: probability", probability, "[0, 1]")
 
-    def start(timestep: Timestep, space: Any) -> tuple[LastAction, Timestep]:
-        rest = neutral(space, timestep.reward.dtype, timestep.reward.device)
-        return LastAction(rest, torch.zeros_like(timestep.terminated)), timestep
-
-    def act(repeat: torch.Tensor, last: LastAction, action: Any, space: Any) -> tuple[LastAction, Any]:
-        space.check(action, "sticky_actions: action")
-        action = tree.where(repeat & last.taken, last.action, tree.map(lambda x, old: x.to(old.dtype), action, last.action))
-        return LastAction(action, torch.ones_like(last.taken)), action
-
     def apply(env: AnyEnv) -> AnyEnv:
-        space = env.action_space
-        return stateful(
-            env,
-            label("sticky_actions", probability=probability),
-            start=lambda timestep: start(timestep, space),
-            act=lambda repeat, last, action: act(repeat, last, action, space),
-            finish=lambda last, timestep: (last, timestep),
-            draw=lambda key: random.bernoulli(key, probability),
-        )
+        def start(timestep: Timestep) -> tuple[LastAction, Timestep]:
+            rest = neutral(env.action_space, timestep.reward.dtype, timestep.reward.device)
+            return LastAction(rest, torch.zeros_like(timestep.terminated)), timestep
+
+        def act(repeat: torch.Tensor, last: LastAction, action: Any) -> tuple[LastAction, Any]:
+            env.action_space.check(action, "sticky_actions: action")
+            action = tree.where(repeat & last.taken, last.action, tree.map(lambda x, old: x.to(old.dtype), action, last.action))
+            return LastAction(action, torch.ones_like(last.taken)), action
+
+        def draw(key: torch.Tensor) -> torch.Tensor:
+            return random.bernoulli(key, probability)
+
+        return stateful(env, label("sticky_actions", probability=probability), start=start, act=act, draw=draw)
 
     return apply
 

@@ -6,7 +6,8 @@ from typing import Any, TypeVar, cast
 import torch
 
 from funrl import _check, random, tree
-from funrl.env import AnyEnv, Env, Timestep, VectorEnv, copy_keys, masked, on_host, over_copies, with_label
+from funrl.env import AnyEnv, Env, Mask, Timestep, VectorEnv, copy_keys, masked, on_host, over_copies, with_label
+from funrl.typing import Key
 
 Transform = Callable[[AnyEnv], AnyEnv]
 _E = TypeVar("_E", bound=Env | VectorEnv)
@@ -127,7 +128,7 @@ def stateful(
     *,
     start: Callable[[Timestep], tuple[Any, Timestep]],
     act: Callable[[Any, Any, Any], tuple[Any, Any]] | None = None,
-    finish: Callable[[Any, Timestep], tuple[Any, Timestep]],
+    finish: Callable[[Any, Timestep], tuple[Any, Timestep]] | None = None,
     draw: Callable[[torch.Tensor], Any] | None = None,
     **fields: Any,
 ) -> _E:
@@ -141,7 +142,7 @@ def stateful(
         label: the text of the transform in a ``repr``.
         start: ``start(timestep) -> (own, timestep)`` after a reset.
         act: ``act(noise, own, action) -> (own, action)`` before a step.
-        finish: ``finish(own, timestep) -> (own, timestep)`` after a step; structure, shapes and dtypes of ``own`` must not change.
+        finish: ``finish(own, timestep) -> (own, timestep)`` after a step. Structure, shapes and dtypes of ``own`` must never change.
         draw: ``draw(key) -> noise``, the random numbers of a step; without it ``noise`` is (), and ``env`` gets the key unsplit.
         **fields: other fields that change, such as ``observation_space``.
 
@@ -167,72 +168,43 @@ def stateful(
 
 
 def _build(
-    env: _E,
-    label: str,
-    *,
-    start: Callable[..., Any] | None,
-    act: Callable[..., Any] | None,
-    finish: Callable[..., Any] | None,
-    draw: Callable[..., Any] | None,
-    split: Callable[..., Any],
-    join: Callable[..., Any],
-    fields: dict[str, Any],
+    env: _E, label: str, *, start: Any, act: Any, finish: Any, draw: Any, split: Callable, join: Callable, fields: dict[str, Any]
 ) -> _E:
-    prepare, begun, stepped = _hooks(env, start, act, finish, draw)
+    """Return ``env`` with functions of :func:`stateful`, or None; ``split(state) -> (below, own)`` and ``join(below, own) -> state``."""
     reset_below, step_below = masked(env)
 
-    def reset(
-        key: torch.Tensor, env_params: Any = env.default_params, state: Any = None, where: torch.Tensor | None = None
-    ) -> tuple[Any, Timestep]:
+    def reset(key: Key, env_params: Any = env.default_params, state: Any = None, where: Mask = None) -> tuple[Any, Timestep]:
         below, old = (None, None) if where is None else split(state)
         below, timestep = reset_below(key, env_params, below, where)
-        own, timestep = begun(timestep)
+        own, timestep = ((), timestep) if start is None else over_copies(env, start)(timestep)
         return join(below, own if where is None else tree.where(where, own, old)), timestep
 
-    def step(
-        key: torch.Tensor, state: Any, action: Any, env_params: Any = env.default_params, where: torch.Tensor | None = None
-    ) -> tuple[Any, Timestep]:
+    def step(key: Key, state: Any, action: Any, env_params: Any = env.default_params, where: Mask = None) -> tuple[Any, Timestep]:
         below, old = split(state)
-        key, own, action = prepare(key, old, action)
-        below, timestep = step_below(key, below, action, env_params, where)
-        own, timestep = stepped(own, timestep)
-        return join(below, own if where is None else tree.where(where, own, old)), timestep
-
-    def render(state: Any, env_params: Any = env.default_params) -> torch.Tensor:
-        return env.render(split(state)[0], env_params)
-
-    new = env._replace(reset=reset, step=step, render=None if env.render is None else render, **fields)
-    return with_label(new, label, below=env)
-
-
-def _hooks(
-    env: AnyEnv,
-    start: Callable[..., Any] | None,
-    act: Callable[..., Any] | None,
-    finish: Callable[..., Any] | None,
-    draw: Callable[..., Any] | None,
-) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
-    """Return the functions that are called before a step, after a reset and after a step, for all copies of ``env``; None does nothing."""
-
-    def prepare(key: torch.Tensor, own: Any, action: Any) -> tuple[torch.Tensor, Any, Any]:
-        noise = ()
+        own, noise = old, ()
         if draw is not None:
             key, own_key = random.split(key).unbind(0)
             noise = over_copies(env, draw)(copy_keys(env, own_key))
-        own, action = (own, action) if act is None else over_copies(env, act)(noise, own, action)
-        return key, own, action
+        if act is not None:
+            own, action = over_copies(env, act)(noise, own, action)
+        below, timestep = step_below(key, below, action, env_params, where)
+        if finish is not None:
+            own, timestep = over_copies(env, finish)(own, timestep)
+        return join(below, own if where is None else tree.where(where, own, old)), timestep
 
-    def begun(timestep: Timestep) -> tuple[Any, Timestep]:
-        return ((), timestep) if start is None else over_copies(env, start)(timestep)
+    return wrapped(env, label, lambda state, env_params: (split(state)[0], env_params), reset=reset, step=step, **fields)
 
-    def stepped(own: Any, timestep: Timestep) -> tuple[Any, Timestep]:
-        return (own, timestep) if finish is None else over_copies(env, finish)(own, timestep)
 
-    return prepare, begun, stepped
+def wrapped(env: _E, label: str, below: Callable[[Any, Any], tuple[Any, Any]], **fields: Any) -> _E:
+    """Return ``env`` with a transform that changes some fields; ``below(state, env_params)`` are the state and the params of ``env``."""
+    if env.render is not None:
+        default_params, render = fields.get("default_params", env.default_params), env.render
+        fields["render"] = lambda state, env_params=default_params: render(*below(state, env_params))
+    return with_label(env._replace(**fields), label, below=env)
 
 
 def step_some(
-    env: AnyEnv, key: torch.Tensor, state: Any, timestep: Timestep, action: Any, where: torch.Tensor, env_params: Any
+    env: AnyEnv, key: Key, state: Any, timestep: Timestep, action: Any, where: torch.Tensor, env_params: Any
 ) -> tuple[Any, Timestep]:
     """Step the copies in the mask; state and ``timestep`` of the others do not change.
 
@@ -251,9 +223,7 @@ def step_some(
     return state, tree.where(where, new, timestep)
 
 
-def reset_some(
-    env: AnyEnv, key: torch.Tensor, state: Any, timestep: Timestep, where: torch.Tensor, env_params: Any
-) -> tuple[Any, Timestep]:
+def reset_some(env: AnyEnv, key: Key, state: Any, timestep: Timestep, where: torch.Tensor, env_params: Any) -> tuple[Any, Timestep]:
     """Reset the copies in the mask; state and ``timestep`` of the others do not change. Arguments as for :func:`step_some`."""
     if on_host(env) and not bool(where.any()):
         return state, timestep

@@ -1,6 +1,6 @@
 """Transforms of the entries of a dict observation."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -9,7 +9,7 @@ from funrl import _check
 from funrl.env import AnyEnv, Timestep
 from funrl.spaces import Box, Dict
 from funrl.transforms._core import Transform, stateless
-from funrl.transforms._parts import label, misfit, parts
+from funrl.transforms._parts import Keys, label, misfit, parts
 
 
 def select(in_keys: Sequence[str]) -> Transform:
@@ -29,12 +29,7 @@ def select(in_keys: Sequence[str]) -> Transform:
         ['step_count']
     """
     kept = _check.strings("select: in_keys", in_keys)
-
-    def apply(env: AnyEnv) -> AnyEnv:
-        spaces = _entries(env, "select", kept)
-        return _keep(env, label("select", in_keys=list(kept)), {name: name for name in spaces if name in kept})
-
-    return apply
+    return _renaming("select", lambda space: {name: name for name in space.spaces if name in kept}, in_keys=list(kept))
 
 
 def exclude(in_keys: Sequence[str]) -> Transform:
@@ -55,13 +50,12 @@ def exclude(in_keys: Sequence[str]) -> Transform:
     """
     dropped = _check.strings("exclude: in_keys", in_keys)
 
-    def apply(env: AnyEnv) -> AnyEnv:
-        spaces = _entries(env, "exclude", dropped)
-        if len(dropped) == len(spaces):
-            raise misfit("exclude", "observation", "an entry that remains", env.observation_space, "name fewer entries")
-        return _keep(env, label("exclude", in_keys=list(dropped)), {name: name for name in spaces if name not in dropped})
+    def remaining(space: Dict) -> dict[str, str]:
+        if len(dropped) == len(space.spaces):
+            raise misfit("exclude", "observation", "an entry that remains", space, "name fewer entries")
+        return {name: name for name in space.spaces if name not in dropped}
 
-    return apply
+    return _renaming("exclude", remaining, in_keys=list(dropped))
 
 
 def rename(in_keys: Sequence[str], out_keys: Sequence[str]) -> Transform:
@@ -87,18 +81,16 @@ def rename(in_keys: Sequence[str], out_keys: Sequence[str]) -> Transform:
     _check.count("rename: out_keys", new, len(old), f"names, one for each of {list(old)}")
     called = dict(zip(old, new, strict=True))
 
-    def apply(env: AnyEnv) -> AnyEnv:
-        spaces = _entries(env, "rename", old)
+    def renamed(space: Dict) -> dict[str, str]:
         for name in new:
-            if name in spaces and name not in called:
+            if name in space.spaces and name not in called:
                 raise ValueError(f"rename: out_keys: expected new names, got {name!r}, which another entry has; choose another one")
-        shown = label("rename", in_keys=list(old), out_keys=list(new))
-        return _keep(env, shown, {called.get(name, name): name for name in spaces})
+        return {called.get(name, name): name for name in space.spaces}
 
-    return apply
+    return _renaming("rename", renamed, in_keys=list(old), out_keys=list(new))
 
 
-def cat_tensors(in_keys: Sequence[str] | None = None, *, out_key: str | None = None, dim: int = -1) -> Transform:
+def cat_tensors(in_keys: Keys = None, *, out_key: str | None = None, dim: int = -1) -> Transform:
     """Join entries of a dict observation into one tensor.
 
     Args:
@@ -175,17 +167,18 @@ def _boxes(spaces: Sequence[tuple[Any, str]], dim: int) -> list[Box]:
     return [space for space, _ in spaces]
 
 
-def _entries(env: AnyEnv, transform: str, keys: Sequence[str]) -> dict[str, Any]:
-    """Check that ``keys`` are entries of the observation space, and return all its entries."""
-    parts(env, transform, keys)
-    return env.observation_space.spaces
+def _renaming(transform: str, choose: Callable[[Dict], dict[str, str]], *, in_keys: list[str], **settings: Any) -> Transform:
+    """Return the transform whose observations have the entries of ``choose(space)``, a dict from new names to old ones."""
 
+    def apply(env: AnyEnv) -> AnyEnv:
+        parts(env, transform, in_keys)
+        sources = choose(env.observation_space)
 
-def _keep(env: AnyEnv, shown: str, sources: dict[str, str]) -> AnyEnv:
-    """Return ``env`` with observations that have the entries of ``sources``, a dict from new names to old ones."""
+        def observe(timestep: Timestep) -> Timestep:
+            return timestep.replace(observation={name: timestep.observation[old] for name, old in sources.items()})
 
-    def observe(timestep: Timestep) -> Timestep:
-        return timestep.replace(observation={name: timestep.observation[old] for name, old in sources.items()})
+        space = Dict({name: env.observation_space.spaces[old] for name, old in sources.items()})
+        shown = label(transform, in_keys=in_keys, **settings)
+        return stateless(env, shown, start=observe, finish=observe, observation_space=space)
 
-    space = Dict({name: env.observation_space.spaces[old] for name, old in sources.items()})
-    return stateless(env, shown, start=observe, finish=observe, observation_space=space)
+    return apply

@@ -6,10 +6,11 @@ import torch
 
 from funrl import _check, random, tree
 from funrl.compiler import scan
-from funrl.env import AnyEnv, Timestep, masked, with_label
+from funrl.env import AnyEnv, Mask, Timestep, masked, with_label
 from funrl.spaces import Binary, Box, Discrete
 from funrl.transforms._core import Transform, reset_some, stateful, stateless, step_some
 from funrl.transforms._parts import add_entry, followed_entry, label, misfit, neutral, signal
+from funrl.typing import Key
 
 
 def noop_reset(noops: int = 30, *, action: Any = None) -> Transform:
@@ -41,36 +42,28 @@ def noop_reset(noops: int = 30, *, action: Any = None) -> Transform:
         if action is not None and not bool(env.action_space.contains(action)):
             raise ValueError(f"noop_reset: action: expected an element of {env.action_space}, got {action!r}; give a tensor like a sample")
 
-        def rest(like: torch.Tensor) -> Any:
-            chosen = neutral(env.action_space, like.dtype, like.device) if action is None else tree.to(action, like.device)
-            return tree.map(lambda x: x.expand((*like.shape, *x.shape)), chosen)
-
-        def idle(key: torch.Tensor, result: Any, where: torch.Tensor, env_params: Any) -> tuple[Any, Timestep]:
-            """Take no-op steps in the copies in the mask, which were just reset."""
-            count_key, step_key, again_key = random.split(key, 3).unbind(0)
-            counts = random.randint(count_key, tuple(where.shape), 1, noops + 1)
-            still = rest(result[1].reward)
+        def reset(key: Key, env_params: Any = env.default_params, state: Any = None, where: Mask = None) -> tuple[Any, Timestep]:
+            reset_key, idle_key = random.split(key).unbind(0)
+            state, timestep = masked(env)[0](reset_key, env_params, state, where)
+            begun = torch.ones_like(timestep.done) if where is None else where
+            count_key, step_key, again_key = random.split(idle_key, 3).unbind(0)
+            counts = random.randint(count_key, tuple(begun.shape), 1, noops + 1)
+            like = timestep.reward
+            still = neutral(env.action_space, like.dtype, like.device) if action is None else tree.to(action, like.device)
+            still = tree.map(lambda x: x.expand((*like.shape, *x.shape)), still)
             # A compiled loop cannot take two tensors from outside that share memory; in a rollout these are views of one vector.
             env_params = tree.map(torch.clone, env_params)
 
             def advance(carry: Any, x: tuple[torch.Tensor, torch.Tensor]) -> tuple[Any, tuple[()]]:
-                number, key = x
-                going = where & (number < counts) & ~carry[1].done
-                state, timestep = carry
+                (state, timestep), (number, key) = carry, x
+                going = begun & (number < counts) & ~timestep.done
                 return step_some(env, key, state, timestep, still, going, env_params), ()
 
             numbers = torch.arange(noops, device=key.device)
-            (state, timestep), _ = scan(advance, result, (numbers, random.split(step_key, noops)))
-            state, timestep = reset_some(env, again_key, state, timestep, where & timestep.done, env_params)
+            (state, timestep), _ = scan(advance, (state, timestep), (numbers, random.split(step_key, noops)))
+            state, timestep = reset_some(env, again_key, state, timestep, begun & timestep.done, env_params)
             no = torch.zeros_like(timestep.done)
             return state, timestep.replace(reward=torch.zeros_like(timestep.reward), terminated=no, truncated=no.clone())
-
-        def reset(
-            key: torch.Tensor, env_params: Any = env.default_params, state: Any = None, where: torch.Tensor | None = None
-        ) -> tuple[Any, Timestep]:
-            reset_key, idle_key = random.split(key).unbind(0)
-            result = masked(env)[0](reset_key, env_params, state, where)
-            return idle(idle_key, result, torch.ones_like(result[1].done) if where is None else where, env_params)
 
         return with_label(env._replace(reset=reset), label("noop_reset", noops=noops, action=action), below=env)
 
@@ -102,25 +95,19 @@ def frame_skip(num: int) -> Transform:
     _check.integer("frame_skip: num", num, 1)
 
     def apply(env: AnyEnv) -> AnyEnv:
-        def repeat(keys: Any, result: Any, action: Any, where: torch.Tensor, env_params: Any) -> tuple[Any, Timestep]:
-            """Take the steps after the first one in the copies in the mask."""
-            state, timestep = result
+        def step(key: Key, state: Any, action: Any, env_params: Any = env.default_params, where: Mask = None) -> tuple[Any, Timestep]:
+            first, *others = random.split(key, num).unbind(0)
+            state, timestep = masked(env)[1](first, state, action, env_params, where)
+            chosen = torch.ones_like(timestep.done) if where is None else where
             total: torch.Tensor = timestep.reward
             discount: Any = timestep.discount
             timed = isinstance(discount, torch.Tensor)
-            for key in keys:
-                going = where & ~timestep.done
-                state, timestep = step_some(env, key, state, timestep, action, going, env_params)
+            for other in others:
+                going = chosen & ~timestep.done
+                state, timestep = step_some(env, other, state, timestep, action, going, env_params)
                 total = torch.where(going, total + (discount * timestep.reward if timed else timestep.reward), total)
                 discount = torch.where(going, discount * timestep.discount, discount) if timed else ()
             return state, timestep.replace(reward=total, discount=discount)
-
-        def step(
-            key: torch.Tensor, state: Any, action: Any, env_params: Any = env.default_params, where: torch.Tensor | None = None
-        ) -> tuple[Any, Timestep]:
-            first, *others = random.split(key, num).unbind(0)
-            result = masked(env)[1](first, state, action, env_params, where)
-            return repeat(others, result, action, torch.ones_like(result[1].done) if where is None else where, env_params)
 
         new = env._replace(step=step, max_episode_steps=-(-env.max_episode_steps // num))
         return with_label(new, label("frame_skip", num=num), below=env)

@@ -1,6 +1,6 @@
 """Transforms of the last observations: stacks and maxima."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,12 +9,10 @@ from funrl import _check
 from funrl.env import AnyEnv, Timestep
 from funrl.spaces import Binary, Box
 from funrl.transforms._core import Transform, stateful
-from funrl.transforms._parts import as_box, check_tensor, moved, parts
+from funrl.transforms._parts import Keys, as_box, check_tensor, moved, parts
 
 
-def frame_stack(
-    num: int, *, padding: str = "reset", in_keys: Sequence[str] | None = None, out_keys: Sequence[str] | None = None
-) -> Transform:
+def frame_stack(num: int, *, padding: str = "reset", in_keys: Keys = None, out_keys: Keys = None) -> Transform:
     """Stack the last ``num`` observations, the newest last, along a new first dimension.
 
     ``own`` of the state: a tuple with the stack [num, ...] of each part.
@@ -45,28 +43,18 @@ def frame_stack(
         return torch.stack([before] * (num - 1) + [x])
 
     def stacked(space: Any) -> Any:
+        layout = "chw" if len(space.shape) == 2 else None  # the channels of stacked images [H, W] are the frames
         if padding == "reset" or isinstance(space, Binary):
-            return moved(space, lambda x: torch.stack([x] * num), _layout(space))
+            return moved(space, lambda x: torch.stack([x] * num), layout)
         box = as_box(space)
-        low, high = (torch.stack([extreme(bound, torch.zeros_like(bound))] * (num - 1) + [bound]) for extreme, bound in _ends(box))
-        return Box(low, high, dtype=box.dtype, layout=_layout(box))
+        low = [box.low.clamp(max=0)] * (num - 1) + [box.low]
+        high = [box.high.clamp(min=0)] * (num - 1) + [box.high]
+        return Box(torch.stack(low), torch.stack(high), dtype=box.dtype, layout=layout)
 
-    def apply(env: AnyEnv) -> AnyEnv:
-        return _look_back(env, "frame_stack", in_keys, out_keys, {"num": num, "padding": padding}, fill, lambda stack: stack, stacked)
-
-    return apply
+    return _look_back("frame_stack", fill, lambda stack: stack, stacked, in_keys, out_keys, num=num, padding=padding)
 
 
-def _layout(space: Any) -> str | None:
-    """Return the layout of stacked images [H, W], whose channels are the frames."""
-    return "chw" if len(space.shape) == 2 else None
-
-
-def _ends(box: Box) -> tuple[Any, Any]:
-    return (torch.minimum, box.low), (torch.maximum, box.high)
-
-
-def time_max_pool(num: int, *, in_keys: Sequence[str] | None = None, out_keys: Sequence[str] | None = None) -> Transform:
+def time_max_pool(num: int, *, in_keys: Keys = None, out_keys: Keys = None) -> Transform:
     """Take the elementwise maximum of the last ``num`` observations of an episode.
 
     It makes flickering objects visible, such as the sprites of Atari games. ``own`` of the state: a tuple with the stack [num, ...] of
@@ -96,39 +84,31 @@ def time_max_pool(num: int, *, in_keys: Sequence[str] | None = None, out_keys: S
     def fill(x: torch.Tensor) -> torch.Tensor:
         return torch.stack([x] * num)
 
-    def apply(env: AnyEnv) -> AnyEnv:
-        return _look_back(env, "time_max_pool", in_keys, out_keys, {"num": num}, fill, lambda stack: stack.amax(0), lambda space: space)
-
-    return apply
+    return _look_back("time_max_pool", fill, lambda stack: stack.amax(0), lambda space: space, in_keys, out_keys, num=num)
 
 
-def _look_back(
-    env: AnyEnv,
-    name: str,
-    in_keys: Sequence[str] | None,
-    out_keys: Sequence[str] | None,
-    settings: dict[str, Any],
-    fill: Callable[[torch.Tensor], torch.Tensor],
-    show: Callable[[torch.Tensor], torch.Tensor],
-    follow: Callable[[Any], Any],
-) -> AnyEnv:
-    """Return ``env`` with parts of its observations replaced by ``show(stack)`` of their last observations.
+def _look_back(name: str, fill: Callable, show: Callable, follow: Callable, in_keys: Keys, out_keys: Keys, **settings: Any) -> Transform:
+    """Return the transform that replaces parts of observations by ``show(stack)`` of the last ones.
 
     ``fill(x)`` is the stack of the first observation, and ``follow(space)`` the space of the result of ``show``.
     """
-    where = parts(env, name, in_keys, out_keys)
-    for space, place in where.spaces():
-        check_tensor(name, space, place)
 
-    def present(stacks: tuple[torch.Tensor, ...], timestep: Timestep) -> tuple[Any, Timestep]:
-        return stacks, timestep.replace(observation=where.write(timestep.observation, [show(stack) for stack in stacks]))
+    def apply(env: AnyEnv) -> AnyEnv:
+        where = parts(env, name, in_keys, out_keys)
+        for space, place in where.spaces():
+            check_tensor(name, space, place)
 
-    def start(timestep: Timestep) -> tuple[Any, Timestep]:
-        return present(tuple([fill(x) for x in where.read(timestep.observation)]), timestep)
+        def present(stacks: tuple[torch.Tensor, ...], timestep: Timestep) -> tuple[Any, Timestep]:
+            return stacks, timestep.replace(observation=where.write(timestep.observation, [show(stack) for stack in stacks]))
 
-    def finish(stacks: tuple[torch.Tensor, ...], timestep: Timestep) -> tuple[Any, Timestep]:
-        new = where.read(timestep.observation)
-        return present(tuple([torch.cat([stack[1:], x[None]]) for stack, x in zip(stacks, new, strict=True)]), timestep)
+        def start(timestep: Timestep) -> tuple[Any, Timestep]:
+            return present(tuple([fill(x) for x in where.read(timestep.observation)]), timestep)
 
-    space = where.replace([follow(space) for space, _ in where.spaces()])
-    return stateful(env, where.label(**settings), start=start, finish=finish, observation_space=space)
+        def finish(stacks: tuple[torch.Tensor, ...], timestep: Timestep) -> tuple[Any, Timestep]:
+            new = where.read(timestep.observation)
+            return present(tuple([torch.cat([stack[1:], x[None]]) for stack, x in zip(stacks, new, strict=True)]), timestep)
+
+        space = where.replace([follow(space) for space, _ in where.spaces()])
+        return stateful(env, where.label(**settings), start=start, finish=finish, observation_space=space)
+
+    return apply

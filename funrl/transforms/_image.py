@@ -3,7 +3,6 @@
 The space or the argument ``layout`` determines the layout; see :func:`funrl.spaces.picture_layout`.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ import torch
 from funrl import _check
 from funrl.spaces import Box, picture_layout
 from funrl.transforms._core import Transform
-from funrl.transforms._parts import Map, map_parts, misfit
+from funrl.transforms._parts import Keys, Map, map_parts, misfit
 
 # The default in_keys of a dict observation.
 PIXELS = "pixels"
@@ -20,7 +19,7 @@ _LUMA = (2125, 7154, 721)
 _LAYOUTS = {-1: "hwc", -3: "chw"}
 
 
-def to_tensor_image(*, in_keys: Sequence[str] | None = None, out_keys: Sequence[str] | None = None, layout: str | None = None) -> Transform:
+def to_tensor_image(*, in_keys: Keys = None, out_keys: Keys = None, layout: str | None = None) -> Transform:
     """Turn uint8 pictures into floating-point ones [C, H, W] between 0 and 1.
 
     Args:
@@ -54,7 +53,7 @@ def to_tensor_image(*, in_keys: Sequence[str] | None = None, out_keys: Sequence[
     return map_parts("to_tensor_image", fit, in_keys, out_keys, PIXELS)
 
 
-def grayscale(*, in_keys: Sequence[str] | None = None, out_keys: Sequence[str] | None = None, layout: str | None = None) -> Transform:
+def grayscale(*, in_keys: Keys = None, out_keys: Keys = None, layout: str | None = None) -> Transform:
     """Replace red, green and blue by one channel: 0.2125 R + 0.7154 G + 0.0721 B, rounded down where pictures are uint8.
 
     Args:
@@ -98,13 +97,7 @@ def grayscale(*, in_keys: Sequence[str] | None = None, out_keys: Sequence[str] |
 
 
 def resize(
-    height: int,
-    width: int,
-    *,
-    mode: str = "area",
-    in_keys: Sequence[str] | None = None,
-    out_keys: Sequence[str] | None = None,
-    layout: str | None = None,
+    height: int, width: int, *, mode: str = "area", in_keys: Keys = None, out_keys: Keys = None, layout: str | None = None
 ) -> Transform:
     """Resize images as :func:`torch.nn.functional.interpolate` does; uint8 results are rounded to the nearest integer.
 
@@ -150,14 +143,7 @@ def resize(
     return map_parts("resize", fit, in_keys, out_keys, PIXELS, height=height, width=width, mode=mode)
 
 
-def center_crop(
-    height: int,
-    width: int,
-    *,
-    in_keys: Sequence[str] | None = None,
-    out_keys: Sequence[str] | None = None,
-    layout: str | None = None,
-) -> Transform:
+def center_crop(height: int, width: int, *, in_keys: Keys = None, out_keys: Keys = None, layout: str | None = None) -> Transform:
     """Crop images to their centre; if the margins cannot be equal, the upper and the left one are a pixel narrower.
 
     Args:

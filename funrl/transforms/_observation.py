@@ -8,12 +8,10 @@ import torch
 from funrl import _check, tree
 from funrl.spaces import Binary, Box, Discrete, MultiDiscrete
 from funrl.transforms._core import Transform
-from funrl.transforms._parts import Map, as_box, check_tensor, map_parts, misfit, moved
+from funrl.transforms._parts import Keys, Map, as_box, check_tensor, map_parts, misfit, moved
 
 
-def observation_norm(
-    loc: float | torch.Tensor, scale: float | torch.Tensor, *, in_keys: Sequence[str] | None = None, out_keys: Sequence[str] | None = None
-) -> Transform:
+def observation_norm(loc: float | torch.Tensor, scale: float | torch.Tensor, *, in_keys: Keys = None, out_keys: Keys = None) -> Transform:
     """Scale and shift observations: x * scale + loc.
 
     For observations with mean m and standard deviation s, ``loc=-m / s, scale=1 / s`` gives mean 0 and standard deviation 1; for
@@ -62,7 +60,7 @@ def observation_norm(
     return map_parts("observation_norm", fit, in_keys, out_keys, loc=loc, scale=scale)
 
 
-def cast(dtype: torch.dtype, *, in_keys: Sequence[str] | None = None, out_keys: Sequence[str] | None = None) -> Transform:
+def cast(dtype: torch.dtype, *, in_keys: Keys = None, out_keys: Keys = None) -> Transform:
     """Cast observations to a floating-point dtype, such as the float64 observations of MuJoCo to float32.
 
     The observation then no longer has the dtype of ``env_params``; :func:`funrl.env.check_env` reports this for a pure environment.
@@ -97,7 +95,7 @@ def cast(dtype: torch.dtype, *, in_keys: Sequence[str] | None = None, out_keys: 
     return map_parts("cast", fit, in_keys, out_keys, dtype=dtype)
 
 
-def discrete_to_one_hot(*, in_keys: Sequence[str] | None = None, out_keys: Sequence[str] | None = None) -> Transform:
+def discrete_to_one_hot(*, in_keys: Keys = None, out_keys: Keys = None) -> Transform:
     """Encode integers as one-hot vectors: one integer below n as [n], and K integers, concatenated, as [n_1 + ... + n_K].
 
     Args:
@@ -135,9 +133,7 @@ def discrete_to_one_hot(*, in_keys: Sequence[str] | None = None, out_keys: Seque
     return map_parts("discrete_to_one_hot", fit, in_keys, out_keys)
 
 
-def flatten_observation(
-    start_dim: int = 0, end_dim: int = -1, *, in_keys: Sequence[str] | None = None, out_keys: Sequence[str] | None = None
-) -> Transform:
+def flatten_observation(start_dim: int = 0, end_dim: int = -1, *, in_keys: Keys = None, out_keys: Keys = None) -> Transform:
     """Join the dimensions from ``start_dim`` to ``end_dim`` into one; by default an observation becomes a vector.
 
     After ``frame_stack``, ``flatten_observation(0, 1)`` makes one picture with the channels of all frames.
@@ -159,19 +155,11 @@ def flatten_observation(
         (12,)
     """
 
-    def fits(shape: Sequence[int]) -> str | None:
-        rank = max(len(shape), 1)
-        first, last = (dim + rank if dim < 0 else dim for dim in (start_dim, end_dim))
-        return None if 0 <= first <= last < rank else f"dimensions from {start_dim} to {end_dim}"
-
-    def f(x: torch.Tensor) -> torch.Tensor:
-        return x.flatten(start_dim, end_dim)
-
-    dims = {"start_dim": start_dim, "end_dim": end_dim}
-    return _reshaping("flatten_observation", dims, f, fits, in_keys, out_keys)
+    dims, expected = {"start_dim": start_dim, "end_dim": end_dim}, f"dimensions from {start_dim} to {end_dim}"
+    return _reshaping("flatten_observation", dims, lambda x: x.flatten(start_dim, end_dim), expected, in_keys, out_keys)
 
 
-def permute(dims: Sequence[int], *, in_keys: Sequence[str] | None = None, out_keys: Sequence[str] | None = None) -> Transform:
+def permute(dims: Sequence[int], *, in_keys: Keys = None, out_keys: Keys = None) -> Transform:
     """Permute the dimensions of observations.
 
     Args:
@@ -190,16 +178,11 @@ def permute(dims: Sequence[int], *, in_keys: Sequence[str] | None = None, out_ke
         (3, 4)
     """
     dims = _check.integers("permute: dims", dims, remedy="give all dimensions, as in (2, 0, 1)")
-
-    def fits(shape: Sequence[int]) -> str | None:
-        rank = len(shape)
-        good = len(dims) == rank and sorted(dim + rank if dim < 0 else dim for dim in dims) == list(range(rank))
-        return None if good else f"the {len(dims)} dimensions {list(dims)}"
-
-    return _reshaping("permute", {"dims": dims}, lambda x: x.permute(*dims), fits, in_keys, out_keys)
+    expected = f"the {len(dims)} dimensions {list(dims)}"
+    return _reshaping("permute", {"dims": dims}, lambda x: x.permute(*dims), expected, in_keys, out_keys)
 
 
-def squeeze(dim: int, *, in_keys: Sequence[str] | None = None, out_keys: Sequence[str] | None = None) -> Transform:
+def squeeze(dim: int, *, in_keys: Keys = None, out_keys: Keys = None) -> Transform:
     """Drop a dimension of size 1 from observations.
 
     Args:
@@ -218,13 +201,14 @@ def squeeze(dim: int, *, in_keys: Sequence[str] | None = None, out_keys: Sequenc
         (3,)
     """
 
-    def fits(shape: Sequence[int]) -> str | None:
-        return None if -len(shape) <= dim < len(shape) and shape[dim] == 1 else f"size 1 in dimension {dim}"
+    def f(x: torch.Tensor) -> torch.Tensor:
+        (only,) = x.unbind(dim)  # where x.squeeze would return another size unchanged
+        return only
 
-    return _reshaping("squeeze", {"dim": dim}, lambda x: x.squeeze(dim), fits, in_keys, out_keys)
+    return _reshaping("squeeze", {"dim": dim}, f, f"size 1 in dimension {dim}", in_keys, out_keys)
 
 
-def unsqueeze(dim: int, *, in_keys: Sequence[str] | None = None, out_keys: Sequence[str] | None = None) -> Transform:
+def unsqueeze(dim: int, *, in_keys: Keys = None, out_keys: Keys = None) -> Transform:
     """Insert a dimension of size 1 into observations.
 
     Args:
@@ -242,31 +226,21 @@ def unsqueeze(dim: int, *, in_keys: Sequence[str] | None = None, out_keys: Seque
         >>> compose(funrl.envs.make("Pendulum-v1"), unsqueeze(-1)).observation_space.shape
         (3, 1)
     """
-
-    def fits(shape: Sequence[int]) -> str | None:
-        return None if -len(shape) - 1 <= dim <= len(shape) else f"a place {dim} for a new dimension"
-
-    return _reshaping("unsqueeze", {"dim": dim}, lambda x: x.unsqueeze(dim), fits, in_keys, out_keys)
+    return _reshaping("unsqueeze", {"dim": dim}, lambda x: x.unsqueeze(dim), f"a place {dim} for a new dimension", in_keys, out_keys)
 
 
-def _reshaping(
-    name: str,
-    settings: dict[str, Any],
-    f: Callable[[torch.Tensor], torch.Tensor],
-    fits: Callable[[Sequence[int]], str | None],
-    in_keys: Sequence[str] | None,
-    out_keys: Sequence[str] | None,
-) -> Transform:
-    """Return the transform that rearranges elements by ``f``; ``fits(shape)`` returns the expectation that a shape violates, or None."""
+def _reshaping(name: str, settings: dict[str, Any], f: Callable, expected: str, in_keys: Keys, out_keys: Keys) -> Transform:
+    """Return the transform that rearranges elements by ``f``, which raises an error of torch for a shape that is not as ``expected``."""
     for argument, value in settings.items():
         if not isinstance(value, tuple):
             _check.integer(f"{name}: {argument}", value)
 
     def fit(space: Any, place: str) -> tuple[Any, Map]:
         check_tensor(name, space, place)
-        expected = fits(space.shape)
-        if expected is not None:
-            raise misfit(name, place, expected, space, f"change {' or '.join(settings)}: these are dimensions of a single observation")
-        return moved(space, f), lambda x, _: f(x)
+        try:
+            return moved(space, f), lambda x, _: f(x)
+        except (IndexError, RuntimeError, ValueError):
+            remedy = f"change {' or '.join(settings)}: these are dimensions of a single observation"
+            raise misfit(name, place, expected, space, remedy) from None
 
     return map_parts(name, fit, in_keys, out_keys, **settings)

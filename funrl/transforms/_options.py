@@ -7,11 +7,11 @@ import torch
 
 from funrl import _check, random, tree
 from funrl.compiler import scan
-from funrl.env import AnyEnv, Env, Timestep, with_label
+from funrl.env import AnyEnv, Env, Timestep
 from funrl.spaces import Discrete
-from funrl.transforms._core import Transform
+from funrl.transforms._core import Transform, wrapped
 from funrl.transforms._parts import label
-from funrl.typing import Act
+from funrl.typing import Act, Key
 
 __all__ = ["OptionParams", "options"]
 
@@ -100,27 +100,23 @@ def options(
         default = OptionParams(env.default_params, policies, torch.full((), gamma, dtype=like.dtype, device=like.device))
         actions = Discrete(count)
 
-        def reset(key: torch.Tensor, env_params: OptionParams = default) -> tuple[OptionState, Timestep]:
+        def reset(key: Key, env_params: OptionParams = default) -> tuple[OptionState, Timestep]:
             state, timestep = env.reset(key, env_params.below)
             return OptionState(state, timestep.observation), timestep.replace(discount=torch.ones_like(timestep.reward))
 
-        def step(
-            key: torch.Tensor, state: OptionState, action: torch.Tensor, env_params: OptionParams = default
-        ) -> tuple[OptionState, Timestep]:
+        def step(key: Key, state: OptionState, action: torch.Tensor, env_params: OptionParams = default) -> tuple[OptionState, Timestep]:
             _check.instance(f"{env.name}: env_params", env_params, OptionParams, "an environment with options has those")
             actions.check(action, f"{env.name}: action")
             params = tree.rows(env_params.policies, action)
             return _play(env, act, terminate, random.split(key, num_steps), state, params, env_params)
 
-        def render(state: OptionState, env_params: OptionParams = default) -> torch.Tensor:
-            return env.render(state.below, env_params.below)
-
         steps = env.max_episode_steps if terminate is not None else -(-env.max_episode_steps // num_steps)
-        new = env._replace(
+        return wrapped(
+            env,
+            label("options", num_options=count, num_steps=num_steps, gamma=gamma),
+            lambda state, env_params: (state.below, env_params.below),
             reset=reset, step=step, action_space=actions, default_params=default, max_episode_steps=steps,
-            render=None if env.render is None else render,
         )  # fmt: skip
-        return with_label(new, label("options", num_options=count, num_steps=num_steps, gamma=gamma), below=env)
 
     return apply
 
@@ -132,7 +128,7 @@ def _play(
     # A compiled loop cannot take two tensors from outside that share memory; in a rollout these are views of one vector.
     params, env_params = tree.map(torch.clone, (params, env_params))
 
-    def advance(state: OptionState, key: torch.Tensor) -> tuple[OptionState, Timestep, torch.Tensor]:
+    def advance(state: OptionState, key: Key) -> tuple[OptionState, Timestep, torch.Tensor]:
         """Take one step; return also whether the option ends after it."""
         act_key, step_key, stop_key = random.split(key, 3).unbind(0)
         action, _ = _check.pair("options: act", act(params, act_key, state.observation), "(action, extras)")
@@ -144,7 +140,7 @@ def _play(
             after = after.replace(discount=env_params.gamma.to(after.reward).clone())
         return OptionState(below, after.observation), after, stop
 
-    def further(carry: tuple[Any, ...], key: torch.Tensor) -> tuple[tuple[Any, ...], tuple[()]]:
+    def further(carry: tuple[Any, ...], key: Key) -> tuple[tuple[Any, ...], tuple[()]]:
         state, timestep, over = carry
         new, after, stop = advance(state, key)
         after = after.replace(reward=timestep.reward + timestep.discount * after.reward, discount=timestep.discount * after.discount)

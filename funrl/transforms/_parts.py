@@ -12,6 +12,7 @@ from funrl.spaces import Binary, Box, Dict, Discrete, MultiDiscrete, Tuple
 from funrl.transforms._core import Transform, stateful, stateless
 
 Map = Callable[[torch.Tensor, torch.dtype], torch.Tensor]
+Keys = Sequence[str] | None
 
 # The name of a plain observation in the dict that results from adding an entry.
 WHOLE = "observation"

@@ -1,16 +1,16 @@
 """Normalisation of observations with running statistics, which belong to the learner and are passed in ``env_params``."""
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from funrl import _check, stats, tree
-from funrl.env import AnyEnv, Timestep, masked, with_label
+from funrl.env import AnyEnv, Mask, Timestep, masked
 from funrl.spaces import Box
-from funrl.transforms._core import Transform
-from funrl.transforms._parts import misfit, parts
+from funrl.transforms._core import Transform, wrapped
+from funrl.transforms._parts import Keys, misfit, parts
+from funrl.typing import Key
 
 # Transforms that do not change existing observations (some add an entry), so that they may follow vec_norm.
 _SHOW_THE_SAME = frozenset(
@@ -33,7 +33,7 @@ class VecNormParams(tree.Replaceable):
     moments: stats.Moments
 
 
-def vec_norm(*, in_keys: Sequence[str] | None = None, out_keys: Sequence[str] | None = None) -> Transform:
+def vec_norm(*, in_keys: Keys = None, out_keys: Keys = None) -> Transform:
     r"""Normalise observations to mean 0 and variance 1 over all observations so far.
 
     .. math:: \frac{x - \bar x}{\sqrt{\sigma^2 + 10^{-8}}}
@@ -78,7 +78,7 @@ def vec_norm(*, in_keys: Sequence[str] | None = None, out_keys: Sequence[str] | 
         spaces = [_unbounded(space, place) for space, place in where.spaces()]
         zeros = [torch.zeros(space.shape, dtype=space.dtype, device="cpu") for space in spaces]
         example = zeros[0] if where.in_keys is None else dict(zip(where.out_keys, zeros, strict=True))
-        default_params = VecNormParams(env.default_params, stats.moments(example))
+        default = VecNormParams(env.default_params, stats.moments(example))
 
         def normalized(result: tuple[Any, Timestep], moments: stats.Moments) -> tuple[Any, Timestep]:
             state, timestep = result
@@ -91,30 +91,18 @@ def vec_norm(*, in_keys: Sequence[str] | None = None, out_keys: Sequence[str] | 
 
         reset_below, step_below = masked(env)
 
-        def reset(
-            key: torch.Tensor, env_params: VecNormParams = default_params, state: Any = None, where: torch.Tensor | None = None
-        ) -> tuple[Any, Timestep]:
-            _check_params(env_params)
-            return normalized(reset_below(key, env_params.below, state, where), env_params.moments)
+        def reset(key: Key, env_params: VecNormParams = default, state: Any = None, where: Mask = None) -> tuple[Any, Timestep]:
+            return normalized(reset_below(key, _checked(env_params).below, state, where), env_params.moments)
 
-        def step(
-            key: torch.Tensor, state: Any, action: Any, env_params: VecNormParams = default_params, where: torch.Tensor | None = None
-        ) -> tuple[Any, Timestep]:
-            _check_params(env_params)
-            return normalized(step_below(key, state, action, env_params.below, where), env_params.moments)
+        def step(key: Key, state: Any, action: Any, env_params: VecNormParams = default, where: Mask = None) -> tuple[Any, Timestep]:
+            return normalized(step_below(key, state, action, _checked(env_params).below, where), env_params.moments)
 
-        def render(state: Any, env_params: VecNormParams = default_params) -> torch.Tensor:
-            _check_params(env_params)
-            return env.render(state, env_params.below)
-
-        new = env._replace(
-            reset=reset,
-            step=step,
-            observation_space=where.replace(spaces),
-            default_params=default_params,
-            render=None if env.render is None else render,
-        )
-        return with_label(new, where.label(), below=env)
+        return wrapped(
+            env,
+            where.label(),
+            lambda state, env_params: (state, _checked(env_params).below),
+            reset=reset, step=step, observation_space=where.replace(spaces), default_params=default,
+        )  # fmt: skip
 
     return apply
 
@@ -139,9 +127,8 @@ def update_vec_norm(env_params: VecNormParams, observation: Any, *, env: AnyEnv)
         >>> update_vec_norm(env.default_params, observation, env=env).moments.mean
         tensor([1., 0., 3.])
     """
-    _check_params(env_params)
+    moments = _checked(env_params).moments
     check_vec_norm(env)
-    moments = env_params.moments
     if isinstance(moments.mean, dict) and isinstance(observation, dict):
         observation = {name: x for name, x in observation.items() if name in moments.mean}
     return env_params.replace(moments=stats.update(moments, stats.denormalize(moments, observation)))
@@ -177,7 +164,7 @@ def _unbounded(space: Any, place: str) -> Box:
     return Box(-math.inf, math.inf, space.shape, space.dtype, space.layout)
 
 
-def _check_params(env_params: Any) -> None:
-    _check.instance(
-        "vec_norm: env_params", env_params, VecNormParams, "begin with the environment's default_params", expected="VecNormParams"
-    )
+def _checked(env_params: Any) -> VecNormParams:
+    """Return ``env_params``, or raise a TypeError."""
+    remedy = "begin with the environment's default_params"
+    return _check.instance("vec_norm: env_params", env_params, VecNormParams, remedy, expected="VecNormParams")

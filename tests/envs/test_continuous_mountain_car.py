@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from funrl.envs import continuous_mountain_car
-from funrl.envs._continuous_mountain_car import MountainCarState
+from funrl.envs._mountain_car import MountainCarState
 
 N = 2000
 

@@ -3,10 +3,9 @@
 import torch
 
 from funrl import random, tree
-from funrl.env import Env, Timestep, check_step, constants
+from funrl.env import Env, Timestep, constants, first_timestep
 from funrl.envs import _draw as draw
 from funrl.envs._minatar import _screen as screen
-from funrl.spaces import Binary
 
 NAME = "Asterix-MinAtar"
 
@@ -70,13 +69,11 @@ class AsterixState:
 
 
 PARAMS = constants(AsterixParams)
-OBSERVATIONS = Binary((screen.SIZE, screen.SIZE, 4), layout="hwc")
 COLOURS = (draw.TEAL, draw.CORAL, draw.PALE, draw.AMBER)
 
 
-def reset(key: torch.Tensor, env_params: AsterixParams = PARAMS) -> tuple[AsterixState, Timestep]:
+def reset(key: torch.Tensor, p: AsterixParams) -> tuple[AsterixState, Timestep]:
     """Return the state with the player alone in the middle, always the same, and its timestep; ``key`` is int64 []."""
-    p = env_params
     zero = torch.zeros_like(key)
     none = torch.zeros((8,), dtype=torch.bool, device=key.device)
     state = AsterixState(
@@ -94,17 +91,17 @@ def reset(key: torch.Tensor, env_params: AsterixParams = PARAMS) -> tuple[Asteri
         last_action=zero.clone(),
         time=zero.clone(),
     )
-    return state, screen.start(_observe(state), p.sticky_action_prob.dtype)
+    return state, first_timestep(_observe(state, p), p.sticky_action_prob)
 
 
-def step(key: torch.Tensor, state: AsterixState, action: torch.Tensor, env_params: AsterixParams = PARAMS) -> tuple[AsterixState, Timestep]:
+def step(key: torch.Tensor, state: AsterixState, action: torch.Tensor, p: AsterixParams) -> tuple[AsterixState, Timestep]:
     """Add a new actor if one is due, then move the player, then the others.
 
     Args:
         key: int64 []; for the random repetition of the action, and for new actors.
         state: the state of the episode.
         action: int64 []; 1 left, 2 up, 3 right, 4 down; 0 and 5 do nothing.
-        env_params: the constants.
+        p: ``env_params``, the constants.
 
     Returns:
         The next state and its timestep: observation bool [10, 10, 4]; reward 1 for a treasure, else 0; terminated when the player meets
@@ -113,8 +110,6 @@ def step(key: torch.Tensor, state: AsterixState, action: torch.Tensor, env_param
     Raises:
         TypeError, ValueError: if an argument has the wrong type, dtype or shape.
     """
-    check_step(NAME, state, AsterixState, action, screen.ACTIONS, env_params, AsterixParams)
-    p = env_params
     sticks, side, kind, place = _draws(key).unbind(0)
     action = screen.stick(sticks, action, state.last_action, p.sticky_action_prob)
 
@@ -144,22 +139,15 @@ def step(key: torch.Tensor, state: AsterixState, action: torch.Tensor, env_param
         lane_column=lane_column,
         lane_right=lane_right,
         lane_gold=lane_gold,
-        spawn_interval=state.spawn_interval - (ramps & (state.spawn_interval > 1)).long(),
         spawn_timer=torch.where(spawns, state.spawn_interval, state.spawn_timer) - 1,
-        move_interval=state.move_interval - (ramps & (state.move_interval > 1) & (state.ramps % 2 == 1)).long(),
         move_timer=torch.where(moves, state.move_interval, state.move_timer) - 1,
         ramp_timer=torch.where(ramps, p.ramp_interval, state.ramp_timer - ramping.long()),
-        ramps=state.ramps + ramps.long(),
+        **screen.pace(state, ramps, least=1),
         last_action=action,
         time=state.time + 1,
     )
     reward = (met & lane_gold).any().to(p.sticky_action_prob.dtype)
-    return new, Timestep(_observe(new), reward, (met & ~lane_gold).any(), new.time >= p.max_steps, {})
-
-
-def render(state: AsterixState, env_params: AsterixParams = PARAMS) -> torch.Tensor:
-    """Return a picture: the player green, enemies red, treasure yellow, trails grey; uint8 [240, 240, 3]."""
-    return screen.picture(_observe(state), COLOURS)
+    return new, Timestep(_observe(new, p), reward, (met & ~lane_gold).any(), new.time >= p.max_steps, {})
 
 
 def _draws(key: torch.Tensor) -> torch.Tensor:
@@ -167,7 +155,7 @@ def _draws(key: torch.Tensor) -> torch.Tensor:
     return random.uniform(key, (4,))
 
 
-def _observe(state: AsterixState) -> torch.Tensor:
+def _observe(state: AsterixState, p: AsterixParams) -> torch.Tensor:
     there = screen.lanes(state.lane_column)
     behind = screen.lanes(state.lane_column - torch.where(state.lane_right, 1, -1)) & (state.lane_column >= 0)[:, None]
     gold = state.lane_gold[:, None]
@@ -187,6 +175,8 @@ def asterix() -> Env:
     ``env_params.sticky_action_prob`` the last action is taken again instead. It agrees with the minatar package step for step,
     which has no time limit, and where the last action of an episode can be repeated in the next one.
 
+    Pictures show the player green, enemies red, treasure yellow, trails grey.
+
     Example:
         >>> import torch
         >>> from funrl import random
@@ -199,4 +189,4 @@ def asterix() -> Env:
     Reference: K. Young, T. Tian, "MinAtar: An Atari-Inspired Testbed for Thorough and Reproducible Reinforcement Learning Experiments",
     2019, arXiv:1903.03176.
     """
-    return Env(NAME, reset, step, OBSERVATIONS, screen.ACTIONS, PARAMS, screen.MAX_STEPS, render)
+    return screen.game(NAME, AsterixState, reset, step, _observe, PARAMS, COLOURS)

@@ -3,10 +3,9 @@
 import torch
 
 from funrl import random, tree
-from funrl.env import Env, Timestep, check_step, constants
+from funrl.env import Env, Timestep, constants, first_timestep
 from funrl.envs import _draw as draw
 from funrl.envs._minatar import _screen as screen
-from funrl.spaces import Binary
 
 NAME = "Breakout-MinAtar"
 
@@ -56,11 +55,10 @@ class BreakoutState:
 
 
 PARAMS = constants(BreakoutParams)
-OBSERVATIONS = Binary((screen.SIZE, screen.SIZE, 4), layout="hwc")
 COLOURS = (draw.TEAL, draw.AMBER, draw.PALE, draw.CORAL)
 
 
-def reset(key: torch.Tensor, env_params: BreakoutParams = PARAMS) -> tuple[BreakoutState, Timestep]:
+def reset(key: torch.Tensor, p: BreakoutParams) -> tuple[BreakoutState, Timestep]:
     """Return a state with all bricks and the ball at a random side, and its timestep; ``key`` is int64 []."""
     right = random.uniform(key) >= 0.5
     zero = torch.zeros_like(right, dtype=torch.int64)
@@ -78,19 +76,17 @@ def reset(key: torch.Tensor, env_params: BreakoutParams = PARAMS) -> tuple[Break
         last_action=zero,
         time=zero.clone(),
     )
-    return state, screen.start(_observe(state), env_params.sticky_action_prob.dtype)
+    return state, first_timestep(_observe(state, p), p.sticky_action_prob)
 
 
-def step(
-    key: torch.Tensor, state: BreakoutState, action: torch.Tensor, env_params: BreakoutParams = PARAMS
-) -> tuple[BreakoutState, Timestep]:
+def step(key: torch.Tensor, state: BreakoutState, action: torch.Tensor, p: BreakoutParams) -> tuple[BreakoutState, Timestep]:
     """Move the paddle, then the ball.
 
     Args:
         key: int64 []; for the random repetition of the action.
         state: the state of the episode.
         action: int64 []; 1 left, 3 right; 0, 2, 4 and 5 do nothing.
-        env_params: the constants.
+        p: ``env_params``, the constants.
 
     Returns:
         The next state and its timestep: observation bool [10, 10, 4]; reward 1 for a brick, else 0; terminated when the ball passes the
@@ -99,8 +95,6 @@ def step(
     Raises:
         TypeError, ValueError: if an argument has the wrong type, dtype or shape.
     """
-    check_step(NAME, state, BreakoutState, action, screen.ACTIONS, env_params, BreakoutParams)
-    p = env_params
     action = screen.stick(_draws(key), action, state.last_action, p.sticky_action_prob)
     paddle = (state.paddle + screen.right(action)).clamp(0, 9)
 
@@ -129,12 +123,7 @@ def step(
         time=state.time + 1,
     )
     lost = bottom & ~flat & ~corner
-    return new, Timestep(_observe(new), broken.to(p.sticky_action_prob.dtype), lost, new.time >= p.max_steps, {})
-
-
-def render(state: BreakoutState, env_params: BreakoutParams = PARAMS) -> torch.Tensor:
-    """Return a picture: the paddle green, the ball yellow and its trail grey, bricks red; uint8 [240, 240, 3]."""
-    return screen.picture(_observe(state), COLOURS)
+    return new, Timestep(_observe(new, p), broken.to(p.sticky_action_prob.dtype), lost, new.time >= p.max_steps, {})
 
 
 def _draws(key: torch.Tensor) -> torch.Tensor:
@@ -147,7 +136,7 @@ def _wall(device: torch.device) -> torch.Tensor:
     return ((row >= 1) & (row <= 3)).repeat(1, screen.SIZE)
 
 
-def _observe(state: BreakoutState) -> torch.Tensor:
+def _observe(state: BreakoutState, p: BreakoutParams) -> torch.Tensor:
     paddle = screen.cell(9, state.paddle)
     ball = screen.cell(state.ball_row, state.ball_column)
     trail = screen.cell(state.trail_row, state.trail_column)
@@ -167,6 +156,8 @@ def breakout() -> Env:
     taken again instead. It agrees with the minatar package step for step, which has no time limit, and where the last action of
     an episode can be repeated in the next one.
 
+    Pictures show the paddle green, the ball yellow and its trail grey, bricks red.
+
     Example:
         >>> import torch
         >>> from funrl import random
@@ -179,4 +170,4 @@ def breakout() -> Env:
     Reference: K. Young, T. Tian, "MinAtar: An Atari-Inspired Testbed for Thorough and Reproducible Reinforcement Learning Experiments",
     2019, arXiv:1903.03176.
     """
-    return Env(NAME, reset, step, OBSERVATIONS, screen.ACTIONS, PARAMS, screen.MAX_STEPS, render)
+    return screen.game(NAME, BreakoutState, reset, step, _observe, PARAMS, COLOURS)

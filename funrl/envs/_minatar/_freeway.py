@@ -3,10 +3,9 @@
 import torch
 
 from funrl import random, tree
-from funrl.env import Env, Timestep, check_step, constants
+from funrl.env import Env, Timestep, constants, first_timestep
 from funrl.envs import _draw as draw
 from funrl.envs._minatar import _screen as screen
-from funrl.spaces import Binary
 
 NAME = "Freeway-MinAtar"
 CHICKEN = 4  # the column in which it walks
@@ -53,34 +52,33 @@ class FreewayState:
 
 
 PARAMS = constants(FreewayParams)
-OBSERVATIONS = Binary((screen.SIZE, screen.SIZE, 7), layout="hwc")
 COLOURS = (draw.AMBER, draw.INK, draw.CORAL, draw.TEAL, draw.LEAF, draw.STEEL, draw.PALE)
 
 
-def reset(key: torch.Tensor, env_params: FreewayParams = PARAMS) -> tuple[FreewayState, Timestep]:
+def reset(key: torch.Tensor, p: FreewayParams) -> tuple[FreewayState, Timestep]:
     """Return a state with the chicken at the bottom and cars of random speeds, and its timestep; ``key`` is int64 []."""
     speed = _speeds(random.uniform(key, (8,)))
     zero = torch.zeros((), dtype=torch.int64, device=key.device)
     state = FreewayState(
         row=zero + 9,
-        move_timer=zero + env_params.player_speed,
+        move_timer=zero + p.player_speed,
         column=torch.zeros_like(speed),
         speed=speed,
         timer=speed.abs(),
         last_action=zero,
         time=zero.clone(),
     )
-    return state, screen.start(_observe(state), env_params.sticky_action_prob.dtype)
+    return state, first_timestep(_observe(state, p), p.sticky_action_prob)
 
 
-def step(key: torch.Tensor, state: FreewayState, action: torch.Tensor, env_params: FreewayParams = PARAMS) -> tuple[FreewayState, Timestep]:
+def step(key: torch.Tensor, state: FreewayState, action: torch.Tensor, p: FreewayParams) -> tuple[FreewayState, Timestep]:
     """Move the chicken, then the cars.
 
     Args:
         key: int64 []; for the random repetition of the action, and the new speeds after a crossing.
         state: the state of the episode.
         action: int64 []; 2 up, 4 down; 0, 1, 3 and 5 do nothing.
-        env_params: the constants.
+        p: ``env_params``, the constants.
 
     Returns:
         The next state and its timestep: observation bool [10, 10, 7]; reward 1 for a crossing, else 0; terminated once ``time_limit``
@@ -89,8 +87,6 @@ def step(key: torch.Tensor, state: FreewayState, action: torch.Tensor, env_param
     Raises:
         TypeError, ValueError: if an argument has the wrong type, dtype or shape.
     """
-    check_step(NAME, state, FreewayState, action, screen.ACTIONS, env_params, FreewayParams)
-    p = env_params
     u = _draws(key)
     action = screen.stick(u[0], action, state.last_action, p.sticky_action_prob)
     way = screen.down(action)
@@ -115,12 +111,7 @@ def step(key: torch.Tensor, state: FreewayState, action: torch.Tensor, env_param
         last_action=action,
         time=state.time + 1,
     )
-    return new, Timestep(_observe(new), won.to(p.sticky_action_prob.dtype), new.time > p.time_limit, new.time >= p.max_steps, {})
-
-
-def render(state: FreewayState, env_params: FreewayParams = PARAMS) -> torch.Tensor:
-    """Return a picture: the chicken yellow, cars dark, and trails from red (fast) to grey (slow); uint8 [240, 240, 3]."""
-    return screen.picture(_observe(state), COLOURS)
+    return new, Timestep(_observe(new, p), won.to(p.sticky_action_prob.dtype), new.time > p.time_limit, new.time >= p.max_steps, {})
 
 
 def _draws(key: torch.Tensor) -> torch.Tensor:
@@ -134,7 +125,7 @@ def _speeds(u: torch.Tensor) -> torch.Tensor:
     return torch.where(u < 0.5, -speed, speed)
 
 
-def _observe(state: FreewayState) -> torch.Tensor:
+def _observe(state: FreewayState, p: FreewayParams) -> torch.Tensor:
     trail = screen.lanes((state.column - state.speed.sign()) % screen.SIZE)
     kinds = tree.one_hot(state.speed.abs() - 1, 5)
     road = torch.cat([screen.lanes(state.column)[..., None], trail[..., None] & kinds[:, None, :]], -1)
@@ -154,6 +145,8 @@ def freeway() -> Env:
     probability of ``env_params.sticky_action_prob`` the last action is taken again instead. It agrees with the minatar package step for
     step, where the last action of an episode can be repeated in the next one.
 
+    Pictures show the chicken yellow, cars dark, and trails from red (fast) to grey (slow).
+
     Example:
         >>> import torch
         >>> from funrl import random
@@ -166,4 +159,4 @@ def freeway() -> Env:
     Reference: K. Young, T. Tian, "MinAtar: An Atari-Inspired Testbed for Thorough and Reproducible Reinforcement Learning Experiments",
     2019, arXiv:1903.03176.
     """
-    return Env(NAME, reset, step, OBSERVATIONS, screen.ACTIONS, PARAMS, screen.MAX_STEPS, render)
+    return screen.game(NAME, FreewayState, reset, step, _observe, PARAMS, COLOURS)

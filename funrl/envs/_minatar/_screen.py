@@ -3,15 +3,17 @@
 Row 0 of the screen is on top. A table of N actors (fish, bullets, ...) has their columns, int64 [N]: 0 to 9, or -1 for an empty entry.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch.nn import functional
 
 from funrl import tree
-from funrl.env import Timestep, first_timestep
+from funrl.env import Env
 from funrl.envs import _draw as draw, _grid as grid
-from funrl.spaces import Discrete
+from funrl.envs._checks import checked
+from funrl.spaces import Binary, Discrete
 
 SIZE = 10
 MAX_STEPS = 10_000
@@ -74,14 +76,34 @@ def shift(board: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
     return functional.pad(board.narrow(0, max(-rows, 0), height).narrow(1, max(-columns, 0), width), pads)
 
 
-def start(observation: torch.Tensor, dtype: torch.dtype) -> Timestep:
-    """Return the timestep of a reset, with a reward of the given dtype."""
-    return first_timestep(observation, torch.zeros((), dtype=dtype, device=observation.device))
+def pace(state: Any, ramps: torch.Tensor, least: int) -> dict[str, torch.Tensor]:
+    """Let actors come more often each time that the pace ``ramps``, and move faster every second time, down to 1 and ``least``."""
+    ramps = ramps & ((state.spawn_interval > 1) | (state.move_interval > least))
+    return {
+        "spawn_interval": state.spawn_interval - (ramps & (state.spawn_interval > 1)).long(),
+        "move_interval": state.move_interval - (ramps & (state.move_interval > least) & (state.ramps % 2 == 1)).long(),
+        "ramps": state.ramps + ramps.long(),
+    }
 
 
-def picture(observation: torch.Tensor, colours: Sequence[draw.Colour]) -> torch.Tensor:
-    """Return a picture of an observation [10, 10, C] with one colour for each channel, later ones on top: uint8 [240, 240, 3]."""
-    board = grid.board((SIZE, SIZE), observation.device)
-    for where, colour in zip(observation.unbind(-1), colours, strict=True):
-        board = draw.paint(board, grid.tiles(board, where), colour)
-    return draw.to_uint8(board)
+def game(
+    name: str,
+    state_kind: type,
+    reset: Callable[..., Any],
+    step: Callable[..., Any],
+    observe: Callable[[Any, Any], torch.Tensor],
+    params: Any,
+    colours: Sequence[draw.Colour],
+) -> Env:
+    """Return a game with observations bool [10, 10, C], and pictures of them in one colour for each channel, later ones on top."""
+
+    def render(state: Any, p: Any) -> torch.Tensor:
+        """Return a picture of the observation, uint8 [240, 240, 3]."""
+        observation = observe(state, p)
+        picture = grid.board((SIZE, SIZE), observation.device)
+        for where, colour in zip(observation.unbind(-1), colours, strict=True):
+            picture = draw.paint(picture, grid.tiles(picture, where), colour)
+        return draw.to_uint8(picture)
+
+    observations = Binary((SIZE, SIZE, len(colours)), layout="hwc")
+    return checked(Env(name, reset, step, observations, ACTIONS, params, MAX_STEPS, render), state_kind)

@@ -3,10 +3,9 @@
 import torch
 
 from funrl import random, tree
-from funrl.env import Env, Timestep, check_step, constants
+from funrl.env import Env, Timestep, constants, first_timestep
 from funrl.envs import _draw as draw
 from funrl.envs._minatar import _screen as screen
-from funrl.spaces import Binary
 
 NAME = "Seaquest-MinAtar"
 
@@ -109,7 +108,6 @@ class SeaquestState:
 
 
 PARAMS = constants(SeaquestParams)
-OBSERVATIONS = Binary((screen.SIZE, screen.SIZE, 10), layout="hwc")
 COLOURS = (draw.TEAL, draw.LEAF, draw.AMBER, draw.PALE, draw.INK, draw.CORAL, draw.STEEL, draw.TEAL, draw.AMBER, draw.AMBER)
 # The maximum numbers of actors at a time: an actor crosses the screen in at most ten moves.
 BULLETS, ENEMIES, DIVERS = 10, 32, 4
@@ -118,9 +116,8 @@ CREW = 6
 _LATE = 1 << 40
 
 
-def reset(key: torch.Tensor, env_params: SeaquestParams = PARAMS) -> tuple[SeaquestState, Timestep]:
+def reset(key: torch.Tensor, p: SeaquestParams) -> tuple[SeaquestState, Timestep]:
     """Return the state with the player alone at the surface, always the same, and its timestep; ``key`` is int64 []."""
-    p = env_params
     zero = torch.zeros_like(key)
     no = torch.zeros_like(key, dtype=torch.bool)
     none = torch.zeros((screen.SIZE, screen.SIZE), dtype=torch.bool, device=key.device)
@@ -146,12 +143,10 @@ def reset(key: torch.Tensor, env_params: SeaquestParams = PARAMS) -> tuple[Seaqu
         last_action=zero.clone(),
         time=zero.clone(),
     )
-    return state, screen.start(_observe(state, p), p.sticky_action_prob.dtype)
+    return state, first_timestep(_observe(state, p), p.sticky_action_prob)
 
 
-def step(
-    key: torch.Tensor, state: SeaquestState, action: torch.Tensor, env_params: SeaquestParams = PARAMS
-) -> tuple[SeaquestState, Timestep]:
+def step(key: torch.Tensor, state: SeaquestState, action: torch.Tensor, p: SeaquestParams) -> tuple[SeaquestState, Timestep]:
     """Add new actors, then move the player, its bullets, divers, enemies and their shots, then use oxygen.
 
     A bullet that moves hits fish before submarines and old ones before new ones; if enemies move to a bullet, it hits submarines before
@@ -161,7 +156,7 @@ def step(
         key: int64 []; for the random repetition of the action, and for new actors.
         state: the state of the episode.
         action: int64 []; 1 left, 2 up, 3 right, 4 down, 5 fire; 0 does nothing.
-        env_params: the constants.
+        p: ``env_params``, the constants.
 
     Returns:
         The next state and its timestep: observation bool [10, 10, 10]; reward 1 for each enemy that is hit, and up to 10 for a crew of six
@@ -171,8 +166,7 @@ def step(
     Raises:
         TypeError, ValueError: if an argument has the wrong type, dtype or shape.
     """
-    check_step(NAME, state, SeaquestState, action, screen.ACTIONS, env_params, SeaquestParams)
-    p, time = env_params, state.time
+    time = state.time
     sticks, side, kind, lane, diver_side, diver_lane = _draws(key).unbind(0)
     action = screen.stick(sticks, action, state.last_action, p.sticky_action_prob)
 
@@ -222,17 +216,12 @@ def step(
         shots_right=shots_right,
         shot_timer=(torch.where(fires, p.shot_interval, state.shot_timer) - 1).clamp(min=0),
         spawn_timer=(torch.where(spawns, state.spawn_interval, state.spawn_timer) - 1).clamp(min=0),
-        **_pace(state, saved & p.ramping),
+        **screen.pace(state, saved & p.ramping, least=2),
         last_action=action,
         time=time + 1,
     )
     terminated = caught | here.any() | shot | (state.oxygen <= 0) | (surfaces & (aboard == 0))
     return new, Timestep(_observe(new, p), (kills + more + bonus).to(p.sticky_action_prob.dtype), terminated, new.time >= p.max_steps, {})
-
-
-def render(state: SeaquestState, env_params: SeaquestParams = PARAMS) -> torch.Tensor:
-    """Return a picture: the player green, bullets and divers yellow, fish red, submarines and their shots dark; uint8 [240, 240, 3]."""
-    return screen.picture(_observe(state, env_params), COLOURS)
 
 
 def _enemy_enters(state: SeaquestState, spawns: torch.Tensor, side: torch.Tensor, lane: torch.Tensor) -> tuple[Actors, torch.Tensor]:
@@ -247,16 +236,6 @@ def _diver_enters(state: SeaquestState, side: torch.Tensor, lane: torch.Tensor, 
     from_left = side < 0.5
     due = (state.time > 0) & (state.time % p.diver_spawn_interval == 0)
     return _enter(state.divers, due, 1 + screen.pick(lane, 8), torch.where(from_left, 0, screen.SIZE - 1), from_left, state.time)[0]
-
-
-def _pace(state: SeaquestState, ramps: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Let enemies come more often each time that the pace ``ramps``, and move faster every second time, down to least intervals."""
-    ramps = ramps & ((state.spawn_interval > 1) | (state.move_interval > 2))
-    return {
-        "spawn_interval": state.spawn_interval - (ramps & (state.spawn_interval > 1)).long(),
-        "move_interval": state.move_interval - (ramps & (state.move_interval > 2) & (state.ramps % 2 == 1)).long(),
-        "ramps": state.ramps + ramps.long(),
-    }
 
 
 def _shots_fly(
@@ -372,6 +351,8 @@ def seaquest() -> Env:
     It has at most 32 enemies, 10 bullets and 4 divers, more than possible with the default constants; with other constants, further
     actors do not appear. If two enemies agree in all data that minatar stores, it may remove the wrong one; this game does not.
 
+    Pictures show the player green, bullets and divers yellow, fish red, submarines and their shots dark.
+
     Example:
         >>> import torch
         >>> from funrl import random
@@ -384,4 +365,4 @@ def seaquest() -> Env:
     Reference: K. Young, T. Tian, "MinAtar: An Atari-Inspired Testbed for Thorough and Reproducible Reinforcement Learning Experiments",
     2019, arXiv:1903.03176.
     """
-    return Env(NAME, reset, step, OBSERVATIONS, screen.ACTIONS, PARAMS, screen.MAX_STEPS, render)
+    return screen.game(NAME, SeaquestState, reset, step, _observe, PARAMS, COLOURS)

@@ -3,10 +3,9 @@
 import torch
 
 from funrl import random, tree
-from funrl.env import Env, Timestep, check_step, constants
+from funrl.env import Env, Timestep, constants, first_timestep
 from funrl.envs import _draw as draw
 from funrl.envs._minatar import _screen as screen
-from funrl.spaces import Binary
 
 NAME = "SpaceInvaders-MinAtar"
 
@@ -66,13 +65,11 @@ class SpaceInvadersState:
 
 
 PARAMS = constants(SpaceInvadersParams)
-OBSERVATIONS = Binary((screen.SIZE, screen.SIZE, 6), layout="hwc")
 COLOURS = (draw.TEAL, draw.CORAL, draw.CORAL, draw.CORAL, draw.AMBER, draw.INK)
 
 
-def reset(key: torch.Tensor, env_params: SpaceInvadersParams = PARAMS) -> tuple[SpaceInvadersState, Timestep]:
+def reset(key: torch.Tensor, p: SpaceInvadersParams) -> tuple[SpaceInvadersState, Timestep]:
     """Return the state with the first wave of aliens, always the same, and its timestep; ``key`` is int64 []."""
-    p = env_params
     zero = torch.zeros_like(key)
     none = torch.zeros((screen.SIZE, screen.SIZE), dtype=torch.bool, device=key.device)
     state = SpaceInvadersState(
@@ -88,12 +85,10 @@ def reset(key: torch.Tensor, env_params: SpaceInvadersParams = PARAMS) -> tuple[
         last_action=zero.clone(),
         time=zero.clone(),
     )
-    return state, screen.start(_observe(state), p.sticky_action_prob.dtype)
+    return state, first_timestep(_observe(state, p), p.sticky_action_prob)
 
 
-def step(
-    key: torch.Tensor, state: SpaceInvadersState, action: torch.Tensor, env_params: SpaceInvadersParams = PARAMS
-) -> tuple[SpaceInvadersState, Timestep]:
+def step(key: torch.Tensor, state: SpaceInvadersState, action: torch.Tensor, p: SpaceInvadersParams) -> tuple[SpaceInvadersState, Timestep]:
     """Move the cannon, then bullets, then aliens; let an alien fire, and remove those that are hit.
 
     The alien that fires is the lowest one of the column nearest to the cannon, of two columns the left one.
@@ -102,7 +97,7 @@ def step(
         key: int64 []; for the random repetition of the action.
         state: the state of the episode.
         action: int64 []; 1 left, 3 right, 5 fire; 0, 2 and 4 do nothing.
-        env_params: the constants.
+        p: ``env_params``, the constants.
 
     Returns:
         The next state and its timestep: observation bool [10, 10, 6]; reward 1 for each alien that is hit; terminated when a bullet or an
@@ -111,8 +106,6 @@ def step(
     Raises:
         TypeError, ValueError: if an argument has the wrong type, dtype or shape.
     """
-    check_step(NAME, state, SpaceInvadersState, action, screen.ACTIONS, env_params, SpaceInvadersParams)
-    p = env_params
     action = screen.stick(_draws(key), action, state.last_action, p.sticky_action_prob)
     fires = (action == screen.FIRE) & (state.shot_timer == 0)
     cannon = (state.cannon + screen.right(action)).clamp(0, 9)
@@ -149,12 +142,7 @@ def step(
         last_action=action,
         time=state.time + 1,
     )
-    return new, Timestep(_observe(new), kills.sum().to(p.sticky_action_prob.dtype), hit | landed, new.time >= p.max_steps, {})
-
-
-def render(state: SpaceInvadersState, env_params: SpaceInvadersParams = PARAMS) -> torch.Tensor:
-    """Return a picture: the cannon green, aliens red, bullets yellow, those of aliens dark; uint8 [240, 240, 3]."""
-    return screen.picture(_observe(state), COLOURS)
+    return new, Timestep(_observe(new, p), kills.sum().to(p.sticky_action_prob.dtype), hit | landed, new.time >= p.max_steps, {})
 
 
 def _draws(key: torch.Tensor) -> torch.Tensor:
@@ -167,7 +155,7 @@ def _wave(device: torch.device) -> torch.Tensor:
     return (index[:, None] < 4) & (index >= 2) & (index < 8)
 
 
-def _observe(state: SpaceInvadersState) -> torch.Tensor:
+def _observe(state: SpaceInvadersState, p: SpaceInvadersParams) -> torch.Tensor:
     cannon = screen.cell(9, state.cannon)
     left, right = state.aliens & ~state.aliens_right, state.aliens & state.aliens_right
     return torch.stack([cannon, state.aliens, left, right, state.bullets, state.alien_bullets], -1)
@@ -185,6 +173,8 @@ def space_invaders() -> Env:
     With a probability of ``env_params.sticky_action_prob`` the last action is taken again instead. It agrees with the minatar package
     step for step, which has no time limit, and where the last action of an episode can be repeated in the next one.
 
+    Pictures show the cannon green, aliens red, bullets yellow, those of aliens dark.
+
     Example:
         >>> import torch
         >>> from funrl import random
@@ -197,4 +187,4 @@ def space_invaders() -> Env:
     Reference: K. Young, T. Tian, "MinAtar: An Atari-Inspired Testbed for Thorough and Reproducible Reinforcement Learning Experiments",
     2019, arXiv:1903.03176.
     """
-    return Env(NAME, reset, step, OBSERVATIONS, screen.ACTIONS, PARAMS, screen.MAX_STEPS, render)
+    return screen.game(NAME, SpaceInvadersState, reset, step, _observe, PARAMS, COLOURS)

@@ -9,11 +9,11 @@ from typing import Any
 
 import gymnasium
 import gymnasium.vector
-import gymnasium.wrappers
 import torch
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import DependencyNotInstalled, Error
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers import AddRenderObservation, FilterObservation, TimeLimit
 
 from funrl import _check
 from funrl.env import HostError, VectorEnv
@@ -21,7 +21,7 @@ from funrl.envs.gymnasium._bridge import HostState, settings_text as settings_te
 from funrl.envs.gymnasium._drivers import Copies, Vectors, Workers
 from funrl.envs.gymnasium._pure import to_gymnasium, to_gymnasium_vector
 from funrl.envs.gymnasium._spaces import from_gymnasium as from_gymnasium, to_gymnasium as as_gymnasium_space  # noqa: F401
-from funrl.envs.gymnasium._wrappers import Checked, FrameSkip, Pixels, Seeded
+from funrl.envs.gymnasium._wrappers import Checked, FrameSkip, Seeded
 
 __all__ = ["HostError", "HostState", "make", "to_gymnasium", "to_gymnasium_vector", "wrap"]
 
@@ -115,9 +115,8 @@ def make(
         envs = [first]
         try:
             envs += [create() for _ in range(num_envs - 1)]
-            name = _name(first, id)
-            driver = Copies(envs, name, functools.partial(_close_all, envs))
-            return to_env(driver, name, label=label, **_facts(first, frame_skip), **more)
+            driver = Copies(envs, _name(first, id), functools.partial(_close_all, envs))
+            return to_env(driver, label=label, **_facts(first, frame_skip), **more)
         except BaseException:
             _close_all(envs)
             raise
@@ -132,7 +131,7 @@ def make(
         warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called")  # from jax, which compiled programs use and workers do not
         vector = _Async(copies, shared_memory=shared, context=start_method, autoreset_mode=AutoresetMode.DISABLED)
     try:
-        return to_env(Workers(vector, name, timeout), name, label=label, **facts, **more)
+        return to_env(Workers(vector, name, timeout), label=label, **facts, **more)
     except BaseException:
         vector.close(terminate=True)
         raise
@@ -180,16 +179,17 @@ def wrap(
     """
     _check.number("gymnasium.wrap: timeout", timeout, "(0, inf]", "give seconds")
     more: dict[str, Any] = {"info": info, "reset_options": reset_options}
+    kinds = (gymnasium.Env, gymnasium.vector.VectorEnv)
+    _check.instance("wrap: env", env, kinds, expected="an environment or a vector environment of gymnasium")
     if isinstance(env, gymnasium.Env):
-        return to_env(Copies([env], _name(env), env.close), _name(env), label=str(env), **_facts(env), **more)
-    _check.instance("wrap: env", env, gymnasium.vector.VectorEnv, expected="an environment or a vector environment of gymnasium")
-    if type(env) is SyncVectorEnv:
-        driver: Any = Copies(list(env.envs), _name(env), env.close)
+        driver: Any = Copies([env], _name(env), env.close)
+    elif type(env) is SyncVectorEnv:
+        driver = Copies(list(env.envs), _name(env), env.close)
     elif type(env) is AsyncVectorEnv:
         driver = Workers(env, _name(env), timeout)
     else:
         driver = Vectors(env, _name(env))
-    return to_env(driver, _name(env), label=str(env), **_facts(env), **more)
+    return to_env(driver, label=str(env), **_facts(env), **more)
 
 
 class _Async(AsyncVectorEnv):
@@ -203,7 +203,9 @@ def _create(id: str | EnvSpec, kwargs: dict[str, Any], frame_skip: int, from_pix
     env = gymnasium.make(id, **kwargs)
     if frame_skip > 1:
         env = FrameSkip(env, frame_skip)
-    return Pixels(env, pixels_only) if from_pixels else env
+    if from_pixels:
+        env = AddRenderObservation(env, render_only=False)
+    return FilterObservation(env, ["pixels"]) if pixels_only else env
 
 
 def _checked(create: Any) -> gymnasium.Env:
@@ -236,7 +238,7 @@ def _time_limit(env: Any) -> int | None:
         return None if None in limits else max(limits)  # pyright: ignore
     limits = []
     while isinstance(env, gymnasium.Wrapper):
-        if isinstance(env, gymnasium.wrappers.TimeLimit):
+        if isinstance(env, TimeLimit):
             limits.append(env._max_episode_steps)
         env = env.env
     return min(limits, default=None)

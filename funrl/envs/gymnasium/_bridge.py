@@ -10,9 +10,10 @@ import torch
 
 from funrl import _check, tree
 from funrl.compiler import tracing
-from funrl.env import HostError, Timestep, VectorEnv, with_label
+from funrl.env import HostError, Mask, Timestep, VectorEnv, with_label
 from funrl.envs.gymnasium._spaces import WIDER, numpy
 from funrl.random import output, shift
+from funrl.typing import Key
 
 _MASK = (1 << 64) - 1
 _POSITIVE = (1 << 63) - 1
@@ -31,23 +32,15 @@ class HostState:
     token: torch.Tensor
 
 
-def to_env(
-    driver: Any,
-    name: str,
-    *,
-    label: str,
-    max_episode_steps: int,
-    renders: bool,
-    info: Sequence[str] = (),
-    reset_options: dict[str, Any] | None = None,
-) -> VectorEnv:
+def to_env(driver: Any, *, label: str, max_episode_steps: int, renders: bool, info: Sequence[str], reset_options: Any) -> VectorEnv:
     """Return the :class:`~funrl.env.VectorEnv` of a driver."""
+    name = driver.name
     if isinstance(info, str) or not all(isinstance(entry, str) for entry in info):
         raise TypeError(f"{name}: info: expected a list of names, such as ['action_mask'], got {info!r}")
     if reset_options is not None and (not isinstance(reset_options, dict) or "reset_mask" in reset_options):
         raise TypeError(f"{name}: reset_options: expected a dict of options of the environment's reset, got {reset_options!r}")
     driver.options = reset_options
-    host = _Host(driver, name, tuple(info))
+    host = _Host(driver, tuple(info))
     env = VectorEnv(
         name=name,
         reset=host.reset,
@@ -73,11 +66,11 @@ def settings_text(make: Callable[..., VectorEnv], **settings: Any) -> str:
 class _Host:
     """Shared state of the functions of a VectorEnv: the driver, and the token of its present moment."""
 
-    def __init__(self, driver: Any, name: str, info: tuple[str, ...] = ()):
-        self.driver, self.name, self.info = driver, name, info
+    def __init__(self, driver: Any, info: tuple[str, ...]):
+        self.driver, self.name, self.info = driver, driver.name, info
         self.kinds: dict[str, tuple[Any, Any]] = {}  # kinds of the entries of info, as in the first step
         self.layout, self.action_layout = driver.layout, driver.action_layout
-        self.action_name = f"{name}: action"
+        self.action_name = f"{self.name}: action"
         self.all, self.shape = list(range(driver.num)), (driver.num,)
         self.salt = (next(_INSTANCES) * _ODD) & _MASK
         self.history = 0  # a hash of all actions since the last reset of all copies
@@ -87,21 +80,45 @@ class _Host:
         self.trouble = "it was not reset yet"
         self.closed = False
 
-    def reset(
-        self, key: torch.Tensor, env_params: Any = (), state: HostState | None = None, where: torch.Tensor | None = None
-    ) -> tuple[HostState, Timestep]:
-        if where is not None:
+    def reset(self, key: Key, env_params: Any = (), state: HostState | None = None, where: Mask = None) -> tuple[HostState, Timestep]:
+        if where is None:
+            self._enter(env_params)
+            rows, self.history = self.all, 0
+        else:
             self._admit(state, env_params)
-            return self._reset(key, self._rows(where))
-        self._enter(env_params)
-        self.history = 0
-        return self._reset(key, self.all)
+            rows = self._rows(where)
+        seeds = self._seeds(key, rows)
+        self.trouble = "its last reset failed"
+        if rows:
+            self.driver.reset(rows, seeds)
+        tokens = self.tokens.copy()
+        for i, seed in seeds.items():
+            tokens[i], self.over[i] = ((self.salt ^ seed) * _ODD) & _POSITIVE, False
+        return self._emit(key, tokens, np.zeros(self.shape, np.float32), np.zeros(self.shape, np.bool_), np.zeros(self.shape, np.bool_))
 
-    def step(
-        self, key: torch.Tensor, state: HostState, action: Any, env_params: Any = (), where: torch.Tensor | None = None
-    ) -> tuple[HostState, Timestep]:
+    def step(self, key: Key, state: HostState, action: Any, env_params: Any = (), where: Mask = None) -> tuple[HostState, Timestep]:
         self._admit(state, env_params)
-        return self._step(key, action, self.all if where is None else self._rows(where))
+        rows = self.all if where is None else self._rows(where)
+        actions, checksum = self.action_layout.arrays(action, self.driver.num, self.action_name)
+        over, history = self.over, self.history
+        if True in over and (ended := [i for i in rows if over[i]]):
+            raise ValueError(f"{self.driver.name_of(ended[0])}: its episode is over; reset it before the next step, as funrl.rollout does")
+        if not rows:
+            return self.reset(key, env_params, state, where)  # no copy changes
+        self.trouble = "its last step failed"
+        reward, terminated, truncated = self.driver.step(rows, actions)
+        numbers = self._numbers(reward, np.float32, "reward")
+        if not np.vdot(numbers, numbers) < np.inf and not np.isfinite(numbers).all():
+            i = next(i for i in self.all if not np.isfinite(numbers[i]))
+            raise HostError(f"{self.driver.name_of(i)} returned the reward {reward[i]}; expected a finite number")
+        ends, cuts = self._numbers(terminated, np.bool_, "terminated"), self._numbers(truncated, np.bool_, "truncated")
+        ended = (ends | cuts).tolist()
+        self.history = history = hash((history, checksum)) & _POSITIVE  # of integers: the same in every process
+        tokens = self.tokens.copy()
+        for i in rows:
+            tokens[i] ^= history
+            over[i] = ended[i]
+        return self._emit(key, tokens, numbers, ends, cuts)
 
     def render(self, state: HostState, env_params: Any = ()) -> torch.Tensor:
         self._admit(state, env_params)
@@ -121,46 +138,14 @@ class _Host:
             self.closed, self.trouble = True, "it is closed"
             self.driver.close()
 
-    def _reset(self, key: torch.Tensor, rows: list[int]) -> tuple[HostState, Timestep]:
-        seeds = self._seeds(key, rows)
-        self.trouble = "its last reset failed"
-        if rows:
-            self.driver.reset(rows, seeds)
-        tokens = self.tokens.copy()
-        for i, seed in seeds.items():
-            tokens[i], self.over[i] = ((self.salt ^ seed) * _ODD) & _POSITIVE, False
-        return self._emit(key, tokens, np.zeros(self.shape, np.float32), np.zeros(self.shape, np.bool_), np.zeros(self.shape, np.bool_))
-
-    def _step(self, key: torch.Tensor, action: Any, rows: list[int]) -> tuple[HostState, Timestep]:
-        actions, checksum = self.action_layout.arrays(action, self.driver.num, self.action_name)
-        over, history = self.over, self.history
-        if True in over and (ended := [i for i in rows if over[i]]):
-            raise ValueError(f"{self.driver.name_of(ended[0])}: its episode is over; reset it before the next step, as funrl.rollout does")
-        if not rows:
-            return self._reset(key, rows)  # as above: no copy changes
-        self.trouble = "its last step failed"
-        reward, terminated, truncated = self.driver.step(rows, actions)
-        numbers = self._numbers(reward, np.float32, "reward")
-        if not np.vdot(numbers, numbers) < np.inf and not np.isfinite(numbers).all():
-            i = next(i for i in self.all if not np.isfinite(numbers[i]))
-            raise HostError(f"{self.driver.name_of(i)} returned the reward {reward[i]}; expected a finite number")
-        ends, cuts = self._numbers(terminated, np.bool_, "terminated"), self._numbers(truncated, np.bool_, "truncated")
-        ended = (ends | cuts).tolist()
-        self.history = history = hash((history, checksum)) & _POSITIVE  # of integers: the same in every process
-        tokens = self.tokens.copy()
-        for i in rows:
-            tokens[i] ^= history
-            over[i] = ended[i]
-        return self._emit(key, tokens, numbers, ends, cuts)
-
     def _emit(
-        self, key: torch.Tensor, tokens: list[int], reward: np.ndarray, terminated: np.ndarray, truncated: np.ndarray
+        self, key: Key, tokens: list[int], reward: np.ndarray, terminated: np.ndarray, truncated: np.ndarray
     ) -> tuple[HostState, Timestep]:
         """Return the state and the timestep after a reset or step, on the device of the key."""
         observation = self.driver.observe()
-        if self.layout.bad(observation):
+        if self.layout.flaw(observation):
             observed = self.layout.unstack(observation)
-            i, text = next((i, text) for i in self.all if (text := self.layout.misfit(observed[i])))
+            i, text = next((i, text) for i in self.all if (text := self.layout.flaw(self.layout.stack([observed[i]]))))
             raise HostError(f"{self.driver.name_of(i)} returned an observation {text}: {observed[i]}")
         self.tokens, self.trouble = tokens, ""
         arrays = [np.array(tokens, np.int64), reward, terminated, truncated]
@@ -203,7 +188,7 @@ class _Host:
         i = next((i for i in self.all if np.shape(values[i]) != () or not isinstance(values[i], (bool, int, float, np.generic))), 0)
         raise HostError(f"{self.driver.name_of(i)} returned {values[i]!r} as {what}; expected a single {kind}")
 
-    def _seeds(self, key: torch.Tensor, rows: list[int]) -> dict[int, int]:
+    def _seeds(self, key: Key, rows: list[int]) -> dict[int, int]:
         """Return a seed of 31 bits for each row by SplitMix64; the seed of a row does not depend on the other rows."""
         _check.key(f"{self.name}: key", key)
         words = output(numpy(key), np.array(rows, np.int64) + 1, 0)  # for a few rows NumPy is several times as fast as torch

@@ -13,6 +13,8 @@ name in messages, and
 Errors are a :class:`~funrl.env.HostError` that names the copy.
 """
 
+import contextlib
+import copy
 import multiprocessing.connection
 import queue
 import signal
@@ -23,13 +25,14 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+import optree
 from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.wrappers import TransformObservation
 
 from funrl.env import HostError, seed_globals
 from funrl.envs.gymnasium._pure import PureVectorEnv
 from funrl.envs.gymnasium._spaces import Misfit, layout
-from funrl.envs.gymnasium._wrappers import Copied
 
 
 class _Driver:
@@ -51,9 +54,10 @@ class _Driver:
             return self.layout.stack(self.latest)
         except Misfit:
             for i, observation in enumerate(self.latest):
-                text = self.layout.misfit(observation)
-                if text:
-                    raise HostError(f"{self.name_of(i)} returned an observation {text}") from None
+                try:
+                    self.layout.stack([observation])
+                except Misfit as error:
+                    raise HostError(f"{self.name_of(i)} returned an observation {error}") from None
             raise
 
 
@@ -121,24 +125,29 @@ class Workers(_Driver):
             self._ask("step", [(i, anything) for i in rows if self.over[i]])
         answers = self._ask("reset", [(i, {"seed": seeds[i], "options": self.options}) for i in rows])
         for i, (observation, info) in answers.items():
-            self.latest[i], self.infos[i], self.over[i] = observation, info, False
+            self.latest[i], self.infos[i], self.over[i] = self._received(i, observation), info, False
 
     def step(self, rows: list[int], action: Any) -> tuple[Sequence[Any], Sequence[Any], Sequence[Any]]:
         reward: list[Any] = [0.0] * self.num
         terminated, truncated = [False] * self.num, [False] * self.num
         actions = self.action_layout.unstack(action)
-        before = self.layout.unstack(self.observe()) if self.same_step else self.latest
         for i, answer in self._ask("step", [(i, actions[i]) for i in rows]).items():
-            self.latest[i], reward[i], terminated[i], truncated[i], self.infos[i] = answer
+            observation, reward[i], terminated[i], truncated[i], self.infos[i] = answer
+            before, self.latest[i] = self.latest[i], self._received(i, observation)
             self.over[i] = bool(terminated[i]) or bool(truncated[i])
             if self.over[i] and self.same_step:
-                last, self.infos[i] = self.infos[i]["final_obs"], self.infos[i]["final_info"]
-                self._check_last(i, before[i], last)
-                self._keep(i, last)
+                first, self.latest[i], self.infos[i] = self.latest[i], self.infos[i]["final_obs"], self.infos[i]["final_info"]
+                self._check_last(i, before, self.latest[i], first)
         return reward, terminated, truncated
 
     def observe(self) -> Any:
-        return self.layout.copy(self.vector.observations) if self.vector.shared_memory else super().observe()
+        return super().observe() if self.same_step or not self.vector.shared_memory else copy.deepcopy(self.vector.observations)
+
+    def _received(self, i: int, observation: Any) -> Any:
+        """Return the observation of a copy, which is in shared memory or was sent. In SAME_STEP it is copied, as the next one follows."""
+        if not (self.same_step and self.vector.shared_memory):
+            return observation
+        return self.layout.unstack(copy.deepcopy(self.vector.observations))[i]
 
     def render(self) -> list[Any]:
         answers = self._ask("_call", [(i, ("render", (), {})) for i in self.all])
@@ -147,24 +156,14 @@ class Workers(_Driver):
     def close(self) -> None:
         self._stop(())
 
-    def _check_last(self, i: int, before: Any, last: Any) -> None:
+    def _check_last(self, i: int, before: Any, last: Any, first: Any) -> None:
         """Raise if the last observation may be an array that the reset has overwritten; warn once if only one entry may be."""
-        first = self.layout.unstack(self.vector.observations)[i] if self.vector.shared_memory else self.latest[i]
         if is_written_over(last, first):
             self._stop(())
             raise _overwritten(self.name_of(i))
         if not self.warned and _some_entry_is_written_over(before, last, first):
             self.warned = True
             warnings.warn(f"{_overwritten(self.name_of(i))} (an entry of it, unless by coincidence)", stacklevel=2)
-
-    def _keep(self, i: int, observation: Any) -> None:
-        """Write an observation that arrived in the message itself into the array of all observations."""
-        if not self.vector.shared_memory:
-            self.latest[i] = observation
-        elif text := self.layout.misfit(observation):
-            raise HostError(f"{self.name_of(i)} returned an observation {text}")
-        else:
-            self.layout.put(self.vector.observations, i, observation)
 
     def _ask(self, command: str, messages: list[tuple[int, Any]]) -> dict[int, Any]:
         """Send a message to each of some workers and return their answers; end all workers if one does not answer in time."""
@@ -236,23 +235,17 @@ class Workers(_Driver):
         if self.closed:
             return
         self.closed = self.vector.closed = True
+        deadline = time.monotonic() + min(self.timeout, 5.0)
         for i, (pipe, process) in enumerate(zip(self.pipes, self.processes, strict=True)):
             if i in hung:
-                process.terminate()
-                continue
-            try:
-                pipe.send(("close", None))
-            except OSError:
-                pass
-        deadline = time.monotonic() + min(self.timeout, 5.0)
-        for end in (lambda process: None, lambda process: process.terminate(), lambda process: process.kill()):
-            for process in self.processes:
-                if process.is_alive():
-                    end(process)
-            for process in self.processes:
-                process.join(max(0.0, deadline - time.monotonic()))
-            deadline = time.monotonic() + 1.0
-        for pipe in self.pipes:
+                process.kill()
+            else:
+                with contextlib.suppress(OSError):
+                    pipe.send(("close", None))
+        for pipe, process in zip(self.pipes, self.processes, strict=True):
+            process.join(max(0.0, deadline - time.monotonic()))
+            process.kill()  # which changes nothing if it has ended
+            process.join(1.0)
             pipe.close()
         self.vector.error_queue.close()
 
@@ -272,7 +265,8 @@ class Vectors(_Driver):
                 f"gymnasium.make_vec(id, {self.num}, vectorization_mode='sync')"
             )
         if self.mode == AutoresetMode.SAME_STEP and isinstance(vector.unwrapped, SyncVectorEnv):
-            vector.unwrapped.envs = [Copied(env) for env in vector.unwrapped.envs]
+            # A reset in the same step would overwrite the last observation of an environment that gives the same array each time.
+            vector.unwrapped.envs = [TransformObservation(env, copy.deepcopy, env.observation_space) for env in vector.unwrapped.envs]
 
     def reset(self, rows: list[int], seeds: dict[int, int]) -> None:
         mask = np.zeros(self.num, np.bool_)
@@ -332,25 +326,19 @@ def _row(info: dict[str, Any], i: int) -> dict[str, Any]:
 
 def is_written_over(last: Any, first: Any) -> bool:
     """Return whether all arrays of an episode's last observation equal the first of the next episode, as a reused array would."""
-    return any(isinstance(x, np.ndarray) for x in _entries(last)) and data_equivalence(last, first, exact=True)
+    return any(isinstance(x, np.ndarray) for x in optree.tree_leaves(last)) and data_equivalence(last, first, exact=True)
 
 
 def _some_entry_is_written_over(before: Any, last: Any, first: Any) -> bool:
     """Return whether a floating-point entry changed in the last step to exactly the first value of the next episode."""
     try:
-        entries = list(zip(_entries(before), _entries(last), _entries(first), strict=True))
+        entries = list(zip(optree.tree_leaves(before), optree.tree_leaves(last), optree.tree_leaves(first), strict=True))
     except ValueError:  # an observation does not fit its space; another check reports it
         return False
     return any(
         isinstance(x, np.ndarray) and x.dtype.kind == "f" and np.array_equal(x, after) and not np.array_equal(x, earlier)
         for earlier, x, after in entries
     )
-
-
-def _entries(observation: Any) -> list[Any]:
-    if isinstance(observation, dict):
-        return [x for name in sorted(observation) for x in _entries(observation[name])]
-    return [x for part in observation for x in _entries(part)] if isinstance(observation, tuple) else [observation]
 
 
 def _overwritten(name: str) -> HostError:

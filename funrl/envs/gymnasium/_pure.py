@@ -5,7 +5,6 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-import cloudpickle
 import gymnasium
 import gymnasium.vector
 import numpy as np
@@ -14,7 +13,7 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import ResetNeeded
 from gymnasium.utils.seeding import np_random
 from gymnasium.vector import AutoresetMode
-from gymnasium.vector.utils import batch_space
+from gymnasium.vector.utils import CloudpickleWrapper, batch_space
 
 from funrl import _check, compiler, random, tree
 from funrl.env import Env, Timestep, VectorEnv
@@ -65,7 +64,7 @@ def to_gymnasium(
         >>> observation.shape, observation.dtype, reward, terminated
         ((4,), dtype('float32'), 1.0, False)
     """
-    return PureEnv(_Episodes("to_gymnasium", env, 1, env_params, device, backend), render_mode)
+    return PureEnv(PureVectorEnv("to_gymnasium", env, 1, env_params, render_mode, AutoresetMode.DISABLED, device, backend))
 
 
 def to_gymnasium_vector(
@@ -112,60 +111,80 @@ def to_gymnasium_vector(
     """
     _check.integer("to_gymnasium_vector: num_envs", num_envs, 1)
     mode = AutoresetMode(autoreset_mode)
-    return PureVectorEnv(_Episodes("to_gymnasium_vector", env, num_envs, env_params, device, backend), render_mode, mode)
+    return PureVectorEnv("to_gymnasium_vector", env, num_envs, env_params, render_mode, mode, device, backend)
 
 
 class PureEnv(gymnasium.Env):
-    """See :func:`to_gymnasium`."""
+    """See :func:`to_gymnasium`: the only copy of a :class:`PureVectorEnv`."""
 
-    def __init__(self, episodes: "_Episodes", render_mode: str | None):
-        self.episodes, self.spec = episodes, episodes.spec(render_mode)
-        self.metadata, self.render_mode = episodes.metadata(render_mode), render_mode
-        self.observation_space, self.action_space = episodes.observation_space, episodes.action_space
+    def __init__(self, copies: "PureVectorEnv"):
+        self.copies, self.spec, self.render_mode = copies, copies.spec, copies.render_mode
+        self.metadata = {name: value for name, value in copies.metadata.items() if name != "autoreset_mode"}
+        self.observation_space, self.action_space = copies.single_observation_space, copies.single_action_space
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
-        observation, info = self.episodes.reset([self.np_random])
-        return self.episodes.layout.unstack(observation)[0], _first(info)
+        observation, info = self.copies.start([self.np_random], np.ones(1, np.bool_))
+        return self.copies.layout.unstack(observation)[0], _first(info)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        layout = self.episodes.action_layout
         try:
-            batch = layout.stack([action])
-        except spaces.Misfit:
-            raise ValueError(f"{self.episodes.name}: expected an action in {self.action_space}, got one {layout.misfit(action)}") from None
-        observation, reward, terminated, truncated, info = self.episodes.step(batch)
+            batch = self.copies.action_layout.stack([action])
+        except spaces.Misfit as error:
+            raise ValueError(f"{self.copies.env.name}: expected an action in {self.action_space}, got one {error}") from None
+        observation, reward, terminated, truncated, info = self.copies.play(batch, np.zeros(1, np.bool_))
         first = float(reward[0]), bool(terminated[0]), bool(truncated[0])
-        return self.episodes.layout.unstack(observation)[0], *first, _first(info)
+        return self.copies.layout.unstack(observation)[0], *first, _first(info)
 
     def render(self) -> np.ndarray | None:
-        return None if self.render_mode is None else self.episodes.render()[0]
+        pictures = self.copies.render()
+        return None if pictures is None else pictures[0]
 
 
 class PureVectorEnv(gymnasium.vector.VectorEnv):
-    """See :func:`to_gymnasium_vector`."""
+    """See :func:`to_gymnasium_vector`. One call of a vmapped function steps all copies."""
 
-    def __init__(self, episodes: "_Episodes", render_mode: str | None, autoreset_mode: AutoresetMode):
-        self.episodes, self.spec, self.num_envs = episodes, episodes.spec(render_mode), episodes.num
-        self.metadata, self.render_mode = {**episodes.metadata(render_mode), "autoreset_mode": autoreset_mode}, render_mode
-        self.autoreset_mode = autoreset_mode
-        self.single_observation_space, self.single_action_space = episodes.observation_space, episodes.action_space
-        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
-        self.action_space = batch_space(self.single_action_space, self.num_envs)
-        self._seeded: list[Any] = [None] * self.num_envs  # generators and their seeds, from their first use on
-        self._all = np.ones(self.num_envs, np.bool_)
+    def __init__(
+        self, what: str, env: Env, num_envs: int, env_params: Any, render_mode: str | None, mode: AutoresetMode, device: Any, backend: Any
+    ):
+        if isinstance(env, VectorEnv):
+            copies = f"has {env.num_envs} copies; give a single one, to_gymnasium_vector makes copies"
+            raise ValueError(f"{what}: env: {env.name} {'runs outside torch: use it as it is there' if env.host else copies}")
+        _check.instance(f"{what}: env", env, Env, "funrl.envs.make returns one")
+        if env_params is not None:
+            tree.check_like(env_params, env.default_params, f"{what}: env_params", "default_params", dtypes=False)
+        modes = [] if env.render is None else ["rgb_array"]
+        if render_mode is not None and render_mode not in modes:
+            raise ValueError(f"{what}: render_mode: {env.name} has {modes or 'no pictures'}; got {render_mode!r}")
+        self.env, self.num_envs, self.render_mode, self.autoreset_mode = env, num_envs, render_mode, mode
+        self.env_params = tree.to(env.default_params if env_params is None else env_params, torch.device(device))
+        self.device, self.metadata = torch.device(device), {"render_modes": modes, "render_fps": _FRAMES_PER_SECOND, "autoreset_mode": mode}
+        # The spec makes a single environment, as that of gymnasium's vector environments does.
+        make = _Maker(functools.partial(to_gymnasium, env, env_params=env_params, device=device, backend=backend))
+        limit = env.max_episode_steps if env_params is None else None
+        self.spec = EnvSpec(re.sub(r"[^\w:.-]", "_", env.name), make, max_episode_steps=limit, kwargs={"render_mode": render_mode})
+        self.single_observation_space, self.layout = self._space(what, "observation_space")
+        self.single_action_space, self.action_layout = self._space(what, "action_space")
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.begin, self.advance = self._begin, self._advance
+        if backend is not None:
+            self.begin, self.advance = (compiler.compile(f, backend=backend) for f in (self._begin, self._advance))
+        self.over: np.ndarray | None = None  # bool [N], which episodes are over
+        self.times = np.zeros(num_envs, np.int64)  # steps taken in each
+        self.now: Any = None  # keys, states, observations and infos
+        self._seeded: list[Any] = [None] * num_envs  # generators and their seeds, from their first use on
+        self._all = np.ones(num_envs, np.bool_)
 
     @property
     def np_random(self) -> tuple[np.random.Generator, ...]:
         """The generator of each copy."""
-        self._seed([None] * self.num_envs, self._all)
-        return tuple([generator for generator, _ in self._seeded])
+        return tuple([generator for generator, _ in self._seed([None] * self.num_envs, self._all)])
 
     @property
     def np_random_seed(self) -> tuple[int, ...]:
         """The seed of each copy's generator."""
-        self._seed([None] * self.num_envs, self._all)
-        return tuple([seed for _, seed in self._seeded])
+        return tuple([seed for _, seed in self._seed([None] * self.num_envs, self._all)])
 
     def reset(self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         mask = self._all
@@ -178,104 +197,37 @@ class PureVectorEnv(gymnasium.vector.VectorEnv):
         if len(seed) != self.num_envs:
             raise ValueError(f"reset: seed: expected one for each of {self.num_envs} copies, got {len(seed)}")
         self._seed(seed, mask)
-        observation, info = self.episodes.reset(self.np_random, mask)
+        observation, info = self.start(self.np_random, mask)
         return observation, _masked(info, mask)
 
     def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        over = self.episodes.over if self.autoreset_mode == AutoresetMode.NEXT_STEP else ~self._all
-        observation, reward, terminated, truncated, info = self.episodes.step(actions, skip=over)
-        ends: Any = over
-        final = {}
+        skip: Any = self.over if self.autoreset_mode == AutoresetMode.NEXT_STEP else ~self._all
+        observation, reward, terminated, truncated, info = self.play(actions, skip)
+        ends, final = skip, {}
         if self.autoreset_mode == AutoresetMode.SAME_STEP:
             ends = terminated | truncated
             if ends.any():
-                final = self._final(observation, info, ends)
+                rows, array = self.layout.unstack(observation), np.full(self.num_envs, None, object)
+                for i in np.flatnonzero(ends):
+                    array[i] = rows[i]
+                final = {"final_obs": array, "_final_obs": ends, "final_info": _masked(info, ends), "_final_info": ends.copy()}
         if ends.any():
-            observation, info = self.episodes.reset(self.np_random, ends)
+            observation, info = self.start(self.np_random, ends)
         return observation, reward, terminated, truncated, {**final, **_masked(info, self._all)}
 
     def render(self) -> tuple[np.ndarray, ...] | None:
-        return None if self.render_mode is None else tuple(self.episodes.render())
+        if self.render_mode is None:
+            return None
+        if self.over is None:
+            raise ResetNeeded(f"{self.env.name}: reset it before it is rendered")
+        pictures = torch.func.vmap(self.env.render, (0, None))(self.now[1], self.env_params)
+        return tuple(np.array(spaces.numpy(pictures)))
 
-    def _seed(self, seeds: Sequence[int | None], mask: np.ndarray) -> None:
-        for i in np.flatnonzero(mask).tolist():
-            if seeds[i] is not None or self._seeded[i] is None:
-                self._seeded[i] = np_random(seeds[i])
-
-    def _final(self, observation: Any, info: dict[str, Any], ends: np.ndarray) -> dict[str, Any]:
-        """Return the ``final_obs`` and ``final_info`` entries for copies that were reset in the same step."""
-        rows, array = self.episodes.layout.unstack(observation), np.full(self.num_envs, None, object)
-        for i in np.flatnonzero(ends):
-            array[i] = rows[i]
-        return {"final_obs": array, "_final_obs": ends, "final_info": _masked(info, ends), "_final_info": ends.copy()}
-
-
-class _Maker:
-    """A function that makes an environment and can be sent to other processes; the functions of the Env are created there."""
-
-    def __init__(self, make: Any):
-        self.make = make
-
-    def __call__(self, **options: Any) -> gymnasium.Env:
-        return self.make(**options)
-
-    def __deepcopy__(self, memo: Any) -> "_Maker":
-        return self  # it is immutable
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _unpickled, (cloudpickle.dumps(self.make),)
-
-
-def _unpickled(made: bytes) -> _Maker:
-    return _Maker(cloudpickle.loads(made))
-
-
-class _Episodes:
-    """Episodes of N copies of a pure environment, with arrays as inputs and outputs. One call of a vmapped function steps all copies."""
-
-    def __init__(self, what: str, env: Env, num: int, env_params: Any, device: torch.device | str, backend: str | None):
-        if isinstance(env, VectorEnv):
-            copies = f"has {env.num_envs} copies; give a single one, to_gymnasium_vector makes copies"
-            raise ValueError(f"{what}: env: {env.name} {'runs outside torch: use it as it is there' if env.host else copies}")
-        _check.instance(f"{what}: env", env, Env, "funrl.envs.make returns one")
-        if env_params is not None:
-            tree.check_like(env_params, env.default_params, f"{what}: env_params", "default_params", dtypes=False)
-        self.env, self.num, self.name, self.what = env, num, env.name, what
-        self.options = {"env_params": env_params, "device": device, "backend": backend}
-        self.env_params = tree.to(env.default_params if env_params is None else env_params, torch.device(device))
-        self.device = torch.device(device)
-        self.observation_space = self._space("observation_space")
-        self.action_space = self._space("action_space")
-        self.layout = spaces.layout(self.observation_space, f"{self.name}: observation_space")
-        self.action_layout = spaces.layout(self.action_space, f"{self.name}: action_space")
-        self.begin, self.advance = self._begin, self._advance
-        if backend is not None:
-            self.begin = compiler.compile(self._begin, backend=backend)
-            self.advance = compiler.compile(self._advance, backend=backend)
-        self.over: np.ndarray | None = None  # bool [N], which episodes are over
-        self.times = np.zeros(num, np.int64)  # steps taken in each
-        self.now: Any = None  # keys, states, observations and infos
-
-    def spec(self, render_mode: str | None) -> EnvSpec:
-        """Return the EnvSpec that makes such an environment again."""
-        make = _Maker(functools.partial(to_gymnasium, self.env, **self.options))
-        limit = self.env.max_episode_steps if self.options["env_params"] is None else None
-        id = re.sub(r"[^\w:.-]", "_", self.name)
-        return EnvSpec(id, make, max_episode_steps=limit, kwargs={"render_mode": render_mode})
-
-    def metadata(self, render_mode: str | None) -> dict[str, Any]:
-        """Return gymnasium's metadata; raise a ValueError if the environment does not have the render mode."""
-        modes = [] if self.env.render is None else ["rgb_array"]
-        if render_mode is not None and render_mode not in modes:
-            raise ValueError(f"{self.what}: render_mode: {self.name} has {modes or 'no pictures'}; got {render_mode!r}")
-        return {"render_modes": modes, "render_fps": _FRAMES_PER_SECOND}
-
-    def reset(self, generators: Sequence[np.random.Generator], where: np.ndarray | None = None) -> tuple[Any, Any]:
+    def start(self, generators: Sequence[np.random.Generator], where: np.ndarray) -> tuple[Any, Any]:
         """Start episodes with keys from the generators; return the observations and infos of all copies."""
-        where = np.ones(self.num, np.bool_) if where is None else where
         if self.over is None and not where.all():
-            raise ResetNeeded(f"{self.name}: reset all copies before some of them")
-        seeds = np.zeros(self.num, np.int64)
+            raise ResetNeeded(f"{self.env.name}: reset all copies before some of them")
+        seeds = np.zeros(self.num_envs, np.int64)
         for i in np.flatnonzero(where).tolist():
             seeds[i] = generators[i].integers(1 << 63, dtype=np.int64)
         new = self.begin(self._tensor(seeds), self.env_params)
@@ -284,21 +236,20 @@ class _Episodes:
         self.over = ~where if self.over is None else self.over & ~where
         return self._shown()
 
-    def step(self, action: Any, skip: np.ndarray | None = None) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, Any]:
+    def play(self, action: Any, skip: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, Any]:
         """Step all copies except those in ``skip``, whose rewards are 0 and whose flags are False."""
         if self.over is None:
-            raise ResetNeeded(f"{self.name}: reset it before the first step")
-        skip = np.zeros(self.num, np.bool_) if skip is None else skip
+            raise ResetNeeded(f"{self.env.name}: reset it before the first step")
         if (self.over & ~skip).any():
             i = int(np.flatnonzero(self.over & ~skip)[0])
-            raise ResetNeeded(f"{self.name}: the episode of copy {i} is over; reset it before the next step")
+            raise ResetNeeded(f"{self.env.name}: the episode of copy {i} is over; reset it before the next step")
         try:
-            action = self.action_layout.tensors(self.action_layout.fit(action, self.num))
+            action = self.action_layout.tensors(self.action_layout.fit(action, self.num_envs))
         except spaces.Misfit as error:
-            raise ValueError(f"{self.name}: expected an action in {self.action_space} for each of {self.num} copies; got {error}") from None
+            expected = f"expected an action in {self.single_action_space} for each of {self.num_envs} copies"
+            raise ValueError(f"{self.env.name}: {expected}; got {error}") from None
         keys, state, _, _ = self.now
-        action = tree.to(action, self.device)
-        state, timestep = self.advance(keys, self._tensor(self.times), state, action, self.env_params)
+        state, timestep = self.advance(keys, self._tensor(self.times), state, tree.to(action, self.device), self.env_params)
         self.now = keys, state, timestep.observation, timestep.info
         self.times += 1
         live = ~skip
@@ -308,12 +259,12 @@ class _Episodes:
         observation, info = self._shown()
         return observation, reward, terminated, truncated, info
 
-    def render(self) -> list[np.ndarray]:
-        """Return the pictures of all copies."""
-        if self.over is None:
-            raise ResetNeeded(f"{self.name}: reset it before it is rendered")
-        pictures = torch.func.vmap(self.env.render, (0, None))(self.now[1], self.env_params)
-        return list(np.array(spaces.numpy(pictures)))
+    def _seed(self, seeds: Sequence[int | None], mask: np.ndarray) -> list[Any]:
+        """Return the generators and their seeds; those in the mask get new ones, if a seed is given or they have none."""
+        for i in np.flatnonzero(mask).tolist():
+            if seeds[i] is not None or self._seeded[i] is None:
+                self._seeded[i] = np_random(seeds[i])
+        return self._seeded
 
     def _begin(self, seeds: torch.Tensor, env_params: Any) -> tuple[torch.Tensor, Any, Any, Any]:
         def one(seed: torch.Tensor) -> tuple[torch.Tensor, Any, Any, Any]:
@@ -336,12 +287,24 @@ class _Episodes:
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array).to(self.device, copy=True)
 
-    def _space(self, field: str) -> gymnasium.Space:
-        space = getattr(self.env, field)
+    def _space(self, what: str, field: str) -> tuple[Any, Any]:
+        """Return the space in a field of the environment as gymnasium's, and its layout."""
+        ours = getattr(self.env, field)
         try:
-            return spaces.to_gymnasium(space)
+            space = spaces.to_gymnasium(ours)
         except TypeError as error:
-            raise TypeError(f"{self.what}: {self.name}: {field}: numpy has no counterpart of {space} ({error}); cast it first") from None
+            raise TypeError(f"{what}: {self.env.name}: {field}: numpy has no counterpart of {ours} ({error}); cast it first") from None
+        return space, spaces.layout(space, f"{self.env.name}: {field}")
+
+
+class _Maker(CloudpickleWrapper):
+    """A function that makes an environment and can be sent to other processes; the functions of the Env are created there."""
+
+    def __call__(self, **options: Any) -> gymnasium.Env:
+        return self.fn(**options)
+
+    def __deepcopy__(self, memo: Any) -> "_Maker":
+        return self  # it is immutable
 
 
 def _first(info: Any) -> Any:

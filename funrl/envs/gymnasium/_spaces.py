@@ -66,15 +66,15 @@ def to_gymnasium(space: Any) -> Space:
 
 
 class Misfit(ValueError):
-    """Error: elements of B copies do not fit their space; ``Layout.misfit`` describes what is wrong with one."""
+    """Error: an element does not fit its space; the message says why, to follow "an observation"."""
 
 
 def layout(space: Space, what: str) -> "Leaf | Branch":
     """Return the layout of batches of elements of a space; raises as :func:`from_gymnasium`."""
     ours = from_gymnasium(space, what)
     if isinstance(space, (Dict, Tuple)):
-        entries: dict[Any, Space] = dict(space.spaces) if isinstance(space, Dict) else dict(enumerate(space.spaces))
-        return Branch(list(entries), [layout(entry, f"{what}[{name!r}]") for name, entry in entries.items()], ours)
+        entries: Any = space.spaces.items() if isinstance(space, Dict) else enumerate(space.spaces)
+        return Branch({name: layout(entry, f"{what}[{name!r}]") for name, entry in entries}, ours)
     return Leaf(space, ours)
 
 
@@ -83,7 +83,7 @@ class Leaf:
 
     def __init__(self, space: Any, ours: Any):
         self.shape, self.dtype, self.ours, self.scalar = space.shape, space.dtype, ours, isinstance(space, Discrete)
-        self.torch_dtype = np.dtype(np.bool_) if isinstance(ours, spaces.Binary) else np.dtype(str(ours.dtype).removeprefix("torch."))
+        self.torch_dtype = np.dtype(str(ours.dtype).removeprefix("torch."))
         self.floats = ours.dtype.is_floating_point
         self.bounds = None if self.floats else _bounds(space)
         starts = np.any(getattr(space, "start", 0))
@@ -98,14 +98,13 @@ class Leaf:
         try:
             array = np.array(rows)
         except ValueError:  # of several shapes
-            raise Misfit from None
-        if array.shape[1:] != self.shape:
-            raise Misfit
-        if array.dtype != self.dtype:
-            if not np.can_cast(array.dtype, self.dtype, "same_kind"):
-                raise Misfit
-            array = array.astype(self.dtype)
-        return array
+            array = None
+        if array is not None and array.shape[1:] == self.shape:
+            if array.dtype == self.dtype:
+                return array
+            if np.can_cast(array.dtype, self.dtype, "same_kind"):
+                return array.astype(self.dtype)
+        raise Misfit(f"of {_kind(rows[0])}, not {self.dtype} {list(self.shape)}")
 
     def fit(self, batch: Any, num: int) -> np.ndarray:
         """Return the elements of B copies, given as a batch, as new arrays. Numbers have to be finite, but may leave a floating-point box.
@@ -119,36 +118,22 @@ class Leaf:
             raise Misfit(f"{_kind(batch)}, not {self.dtype} {[num, *self.shape]}") from None
         if len(array) != num:
             raise Misfit(f"{len(array)} of them")
-        if self.bad(array):
+        if self.flaw(array):
             raise Misfit("NaN or infinity")
         if self.bounds is not None and not ((array >= self.bounds[0]) & (array <= self.bounds[1])).all():
             raise Misfit(f"{array.tolist()}")
         return array
 
-    def misfit(self, value: Any) -> str | None:
-        """Return a description of what is wrong with an element, to follow "an observation", or None."""
-        try:
-            array = self.stack([value])
-        except Misfit:
-            return f"of {_kind(value)}, not {self.dtype} {list(self.shape)}"
-        return ("with NaN" if np.isnan(array).any() else "with infinity") if self.bad(array) else None
-
-    def bad(self, array: np.ndarray) -> bool:
-        """Return whether any number is NaN or infinite."""
+    def flaw(self, array: np.ndarray) -> str | None:
+        """Return whether any number is NaN or infinite, in words that follow "an observation"; None if all are finite."""
         # A sum of squares is one pass without an array of flags; as it may overflow, an infinite sum is checked again.
-        return self.floats and not np.vdot(array, array) < np.inf and not np.isfinite(array).all()
+        if not self.floats or np.vdot(array, array) < np.inf or np.isfinite(array).all():
+            return None
+        return "with NaN" if np.isnan(array).any() else "with infinity"
 
     def unstack(self, array: np.ndarray) -> list[Any]:
         """Return the elements of the copies: arrays, or numbers for a Discrete."""
         return list(array) if self.scalar or self.shape else [array[i, ...] for i in range(len(array))]
-
-    def copy(self, array: np.ndarray) -> np.ndarray:
-        """Return copies of the arrays."""
-        return array.copy()
-
-    def put(self, array: np.ndarray, i: int, value: Any) -> None:
-        """Write the element of copy i."""
-        array[i] = value
 
     def given(self, x: torch.Tensor) -> np.ndarray:
         """Return tensors [B, ...] as new arrays."""
@@ -179,60 +164,51 @@ class Leaf:
 class Branch:
     """Layout of batches of a dict or a tuple; see :class:`Leaf`."""
 
-    def __init__(self, names: list[Any], entries: list[Any], ours: Any):
-        self.names, self.entries, self.ours = names, entries, ours
-        self.kind = dict if isinstance(ours, spaces.Dict) else tuple
+    def __init__(self, entries: dict[Any, Any], ours: Any):
+        self.entries, self.ours, self.kind = entries, ours, dict if isinstance(ours, spaces.Dict) else tuple
 
     def _tree(self, values: Sequence[Any]) -> Any:
-        return dict(zip(self.names, values, strict=True)) if self.kind is dict else tuple(values)
-
-    def _parts(self, value: Any) -> Any:
-        return [(entry, value[name]) for name, entry in zip(self.names, self.entries, strict=True)]
+        return dict(zip(self.entries, values, strict=True)) if self.kind is dict else tuple(values)
 
     def _fits(self, value: Any) -> bool:
         if self.kind is dict:
-            return isinstance(value, dict) and value.keys() == set(self.names)
-        return isinstance(value, (tuple, list)) and len(value) == len(self.names)
+            return isinstance(value, dict) and value.keys() == self.entries.keys()
+        return isinstance(value, (tuple, list)) and len(value) == len(self.entries)
 
     def stack(self, rows: list[Any]) -> Any:
-        if not all([self._fits(row) for row in rows]):
-            raise Misfit
-        return self._tree([entry.stack([row[name] for row in rows]) for name, entry in zip(self.names, self.entries, strict=True)])
+        parts = []
+        for row in rows:
+            if not self._fits(row):
+                got = list(row) if isinstance(row, dict) else len(row) if isinstance(row, (tuple, list)) else "none"
+                raise Misfit(f"that is a {type(row).__name__} with the entries {got}, not a {self.kind.__name__} with {list(self.entries)}")
+        for name, entry in self.entries.items():
+            try:
+                parts.append(entry.stack([row[name] for row in rows]))
+            except Misfit as error:
+                raise Misfit(f"with an entry {name!r} {error}") from None
+        return self._tree(parts)
 
     def fit(self, batch: Any, num: int) -> Any:
         if not self._fits(batch):
-            raise Misfit(f"a {type(batch).__name__}, not a {self.kind.__name__} with the entries {self.names}")
-        return self._tree([entry.fit(part, num) for entry, part in self._parts(batch)])
+            raise Misfit(f"a {type(batch).__name__}, not a {self.kind.__name__} with the entries {list(self.entries)}")
+        return self._tree([entry.fit(batch[name], num) for name, entry in self.entries.items()])
 
-    def misfit(self, value: Any) -> str | None:
-        if not self._fits(value):
-            got = list(value) if isinstance(value, dict) else len(value) if isinstance(value, (tuple, list)) else "none"
-            return f"that is a {type(value).__name__} with the entries {got}, not a {self.kind.__name__} with {self.names}"
-        found = [(name, entry.misfit(value[name])) for name, entry in zip(self.names, self.entries, strict=True)]
+    def flaw(self, batch: Any) -> str | None:
+        found = [(name, entry.flaw(batch[name])) for name, entry in self.entries.items()]
         return next((f"with an entry {name!r} {text}" for name, text in found if text), None)
 
-    def bad(self, batch: Any) -> bool:
-        return any([entry.bad(part) for entry, part in self._parts(batch)])
-
     def unstack(self, batch: Any) -> list[Any]:
-        return [self._tree(row) for row in zip(*[entry.unstack(part) for entry, part in self._parts(batch)], strict=True)]
-
-    def copy(self, batch: Any) -> Any:
-        return self._tree([entry.copy(part) for entry, part in self._parts(batch)])
-
-    def put(self, batch: Any, i: int, value: Any) -> None:
-        for name, (entry, part) in zip(self.names, self._parts(batch), strict=True):
-            entry.put(part, i, value[name])
+        return [self._tree(row) for row in zip(*[entry.unstack(batch[name]) for name, entry in self.entries.items()], strict=True)]
 
     def given(self, x: Any) -> Any:
-        return self._tree([entry.given(part) for entry, part in self._parts(x)])
+        return self._tree([entry.given(x[name]) for name, entry in self.entries.items()])
 
     def tensors(self, batch: Any) -> Any:
-        return self._tree([entry.tensors(part) for entry, part in self._parts(batch)])
+        return self._tree([entry.tensors(batch[name]) for name, entry in self.entries.items()])
 
     def arrays(self, x: Any, num: int, name: str) -> tuple[Any, int]:
         self.ours.check_entries(x, name)
-        parts = [entry.arrays(x[at], num, f"{name}[{at!r}]") for at, entry in zip(self.names, self.entries, strict=True)]
+        parts = [entry.arrays(x[at], num, f"{name}[{at!r}]") for at, entry in self.entries.items()]
         return self._tree([part for part, _ in parts]), zlib.crc32(repr([checksum for _, checksum in parts]).encode())
 
 

@@ -7,19 +7,20 @@
 (torch.Size([64, 2]), False)
 """
 
+import functools
 from typing import Any
 
 from funrl._check import nearest
 from funrl.env import AnyEnv, Env
-from funrl.envs.tasks._control import CONTROL
 from funrl.envs.tasks._grids import GRIDS
+from funrl.envs.tasks._ranges import RANGES, tabular_mdp
 from funrl.envs.tasks._sinusoids import sinusoid_batch, sinusoids
-from funrl.envs.tasks._tables import TABLES
 from funrl.envs.tasks._tasks import Tasks, uniform
 
 __all__ = ["Tasks", "names", "of", "sinusoid_batch", "sinusoids", "uniform"]
 
-_FACTORIES = {**CONTROL, **TABLES, **GRIDS}
+_FACTORIES: dict[str, Any] = {name: functools.partial(uniform, **ranges) for name, ranges in RANGES.items()}
+_FACTORIES |= {"TabularMDP-misc": tabular_mdp, **GRIDS}
 
 
 def names() -> list[str]:
@@ -78,9 +79,8 @@ def of(env: AnyEnv) -> Tasks:
         raise TypeError(f"tasks.of: env: expected an Env, got {type(env).__name__}; funrl.envs.make returns one")
     if env.name not in _FACTORIES:
         raise ValueError(f"tasks.of: env: there are no tasks for {env.name}; {nearest(env.name, _FACTORIES)}; tasks.uniform makes others")
-    factory: Any = _FACTORIES[env.name]
     try:
-        return factory(env)
+        return _FACTORIES[env.name](env)
     except AttributeError:
         kind = type(env.default_params).__name__
         raise ValueError(f"tasks.of: env: expected {env.name} with env_params of its own, got {kind}, those of a transform") from None

@@ -96,7 +96,7 @@ def test_an_episode_begins_as_in_minatar(oracle):
 
 def test_newcomers_are_shared_out_evenly():
     keys = random.split(random.key(0), 4000)
-    state, _ = module.reset(random.key(1))
+    state, _ = module.asterix().reset(random.key(1))
     state = state.replace(spawn_timer=torch.tensor(0), lane_column=torch.where(torch.arange(8) % 3 == 1, 2, -1))
     after, _ = torch.func.vmap(module.step, (0, None, None, None))(keys, state, torch.tensor(0), module.PARAMS)
     came = (after.lane_column >= 0) & (state.lane_column < 0)

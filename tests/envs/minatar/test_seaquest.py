@@ -200,7 +200,7 @@ def test_an_episode_begins_as_in_minatar(oracle):
 
 def test_newcomers_are_shared_out_evenly():
     keys = random.split(random.key(0), 4000)
-    state = module.reset(random.key(1))[0].replace(spawn_timer=torch.tensor(0), time=torch.tensor(30))
+    state = module.seaquest().reset(random.key(1))[0].replace(spawn_timer=torch.tensor(0), time=torch.tensor(30))
     after, _ = torch.func.vmap(module.step, (0, None, None, None))(keys, state, torch.tensor(0), module.PARAMS)
     for actors in (after.enemies, after.divers):
         assert (actors.column[:, 0] >= 0).all() and (actors.column[:, 1:] < 0).all()
@@ -211,7 +211,7 @@ def test_newcomers_are_shared_out_evenly():
 
 
 def test_who_finds_no_room_does_not_come():
-    state, _ = module.reset(random.key(0))
+    state, _ = module.seaquest().reset(random.key(0))
     full = state.enemies.replace(column=torch.full((module.ENEMIES,), 5), row=torch.full((module.ENEMIES,), 9))
     state = state.replace(enemies=full, spawn_timer=torch.tensor(0), enemy_timer=torch.full((module.ENEMIES,), 3))
     after, timestep = module.step(random.key(1), state, torch.tensor(0), module.PARAMS)

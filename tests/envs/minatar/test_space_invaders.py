@@ -103,7 +103,7 @@ def test_the_constants_are_params(oracle, monkeypatch):
 
 
 def test_waves_get_faster_down_to_a_limit():
-    state, _ = module.reset(random.key(0))
+    state, _ = module.space_invaders().reset(random.key(0))
     last = torch.zeros_like(state.aliens)
     last[5, 5] = True
     for ramping, least, expected in ((True, 6, 11), (True, 12, 12), (False, 6, 12)):
