@@ -7,7 +7,9 @@ from funrl.runs._folder import (
     describe as describe,
     options_of as options_of,
     read_config,
+    reading as reading,
     rebuild as rebuild,
+    writing as writing,
 )
 from funrl.runs._parts import (
     finish_parts as finish_parts,

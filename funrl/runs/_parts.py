@@ -1,6 +1,5 @@
 """Checkpoints in parts: a file for each chunk of agents, which several processes write, and a manifest that makes them one checkpoint."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -8,8 +7,8 @@ from typing import Any
 import torch
 
 from funrl import checkpoint, tree
-from funrl._files import read_json
-from funrl.checkpoint import CheckpointError, write_atomic
+from funrl._files import read_json, write_json
+from funrl.checkpoint import CheckpointError
 from funrl.runs._folder import Folder
 
 __all__ = ["check_notes", "finish_parts", "load_part", "load_parts", "read_manifest", "save_part"]
@@ -38,8 +37,7 @@ def finish_parts(folder: Folder, num_parts: int, meta: dict[str, Any]) -> None:
         (tensor([0, 1]), {'update': 3, 'seconds': 1.5, 'compile_seconds': 0.5})
     """
     names = [_name(meta["update"], i) for i in range(num_parts)]
-    text = json.dumps({"parts": names, "meta": meta}, indent=2)
-    write_atomic(folder.manifest, lambda file: file.write(f"{text}\n".encode()))
+    write_json(folder.manifest, {"parts": names, "meta": meta})
     for path in folder.manifest.parent.iterdir():
         if path.name.startswith(("part-", ".part-")) and path.name not in names:
             path.unlink(missing_ok=True)

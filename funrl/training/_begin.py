@@ -94,7 +94,6 @@ def enter(
         stack.enter_context(folder.lock())
     if not resume:
         folder.check_free()
-    folder.check_writable()
     folder.write_config(config)
     return start
 

@@ -18,6 +18,10 @@ class Preset(NamedTuple):
     total_steps: int
     options: Mapping[str, Any]
 
+    def options_over(self, total_steps: int) -> dict[str, Any]:
+        """Return the options for a run of another length: a learning rate that falls does so over the whole run."""
+        return {name: float(total_steps) if name == "anneal_steps" else value for name, value in self.options.items()}
+
 
 def _annealed(total_steps: int, **options: Any) -> Preset:
     """Return a preset whose learning rate falls to 0 over the whole run."""
