@@ -4,6 +4,7 @@ from funrl.runs._folder import (
     Folder as Folder,
     RunError,
     check_algorithm as check_algorithm,
+    checking as checking,
     describe as describe,
     options_of as options_of,
     read_config,

@@ -29,6 +29,15 @@ class RunError(ValueError):
 
 
 @contextlib.contextmanager
+def checking(prefix: str = "") -> Iterator[None]:
+    """Context in which an error of an argument is a RunError that begins with ``prefix``."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise RunError(f"{prefix}{error}") from None
+
+
+@contextlib.contextmanager
 def writing(where: Any) -> Iterator[None]:
     """Context in which an error of the file system is a RunError that names ``where``."""
     try:

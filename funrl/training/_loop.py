@@ -6,20 +6,19 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from funrl import checkpoint, compiler, runs
-from funrl.acting import Evaluation
+from funrl import _check, checkpoint, compiler, runs
 from funrl.algos import Algorithm
 from funrl.populations import Population
-from funrl.runs import Folder, RunError, load_checkpoint
+from funrl.runs import Folder, RunError, checking, load_checkpoint
 from funrl.training import _experience as experience, hooks as calling
 from funrl.training._agents import Agents, agent_keys, evaluate_agents, gathered
 from funrl.training._begin import Asked, Result, Start, anneal_longer, announce, chosen_backend, enter, finish, lock
 from funrl.training._interrupt import Interrupt
-from funrl.training._log import Log
+from funrl.training._log import Log, bad_parameters
 
 if TYPE_CHECKING:
     from funrl.distributed import Group
@@ -141,7 +140,9 @@ def train(
     if _is_sharded(algo, num_agents, group, chunk):
         _check_sharded({"hooks": called, "collector": collector, "env": algo.host, "population": agents.exchange})
         asked = Asked(evaluate_episodes, checkpoint_every, progress, diverged == "continue", notes or {})
-        return _train_sharded(algo, key, total_steps, agents, group, chunk, backend, folder, resume, asked)
+        from funrl.training._sharded import train_sharded  # here, because it loads sockets and worker processes
+
+        return train_sharded(algo, key, total_steps, agents, group, chunk, backend, folder, resume, asked)
     _check_sources(algo, collector, num_agents)
     with contextlib.ExitStack() as stack:
         if folder is not None:
@@ -154,7 +155,9 @@ def train(
         source = _source(algo, keys, agents, state, collector, backend)
         start = Start(state, diverged=[0] * num_agents)
         if folder is not None:
-            known = {"collector": experience.kind_of(collector), **agents.notes, **_backend_note(backend, before), **(notes or {})}
+            known = {"collector": experience.kind_of(collector), **agents.notes, "backend": backend, **(notes or {})}
+            if before is not None and "backend" not in before:  # a run of an earlier version
+                del known["backend"]
             config = runs.describe(algo, key.flatten()[0], total_steps, num_agents, known)
             start = enter(folder, config, start, resume, stack, functools.partial(_loaded, folder, algo, source, state))
 
@@ -166,11 +169,11 @@ def train(
         num_updates = total_steps // algo.steps_per_update
         announce(log, algo, folder, num_agents, num_updates, start, resume)
         stack.enter_context(compiler.listening(log.part))
-        end = _updates(algo, keys, source, start, num_updates, called, folder, checkpoint_every, log, seconds)
-        total = seconds()
-        evaluation = evaluate_agents(algo, end.state, key, evaluate_episodes, num_agents=num_agents) if evaluate_episodes else None
-        finish(folder, algo, evaluation, log)
-    return _result(algo, start, end, evaluation, total, log)
+        result = _updates(algo, keys, source, start, num_updates, called, folder, checkpoint_every, log, seconds)
+        if evaluate_episodes:
+            result = result._replace(evaluation=evaluate_agents(algo, result.state, key, evaluate_episodes, num_agents=num_agents))
+        finish(folder, algo, result.evaluation, log)
+    return result
 
 
 def _loaded(folder: Folder, algo: Algorithm, source: experience.Experience, like: Any, longer: bool) -> Start | None:
@@ -182,32 +185,12 @@ def _loaded(folder: Folder, algo: Algorithm, source: experience.Experience, like
     return Start(state, meta["update"], meta["seconds"], meta["compile_seconds"], remark, meta.get("diverged"))
 
 
-class _End(NamedTuple):
-    """The point at which a run ends."""
-
-    state: Any
-    metrics: dict[str, torch.Tensor]
-    update: int
-    compile_seconds: float
-    stopped: str | None
-
-
 def _source(algo: Algorithm, keys: torch.Tensor, agents: Agents, state: Any, collector: Any, backend: str) -> experience.Experience:
     if agents.exchange is not None:
         return experience.exchanging(algo, agents.exchange, state, backend)
     if collector is not None:
         return experience.collected(algo, collector, backend)
     return experience.on_the_host(algo, keys) if algo.host else experience.pure(algo, agents.num_agents, backend)
-
-
-def _result(algo: Algorithm, start: Start, end: "_End", evaluation: Evaluation | None, seconds: float, log: Log) -> Result:
-    steps, compiling = end.update * algo.steps_per_update, start.compile_seconds + end.compile_seconds
-    return Result(end.state, end.metrics, evaluation, end.update, steps, seconds, compiling, end.stopped, tuple(log.diverged or ()))
-
-
-def _backend_note(backend: str, before: dict[str, Any] | None) -> dict[str, str]:
-    """Return the entry of ``config.json`` for the backend, which runs of earlier versions lack."""
-    return {"backend": backend} if before is None or "backend" in before else {}
 
 
 def _is_sharded(algo: Algorithm, num_agents: int, group: "Group | None", chunk: int | None) -> bool:
@@ -221,12 +204,6 @@ def _is_sharded(algo: Algorithm, num_agents: int, group: "Group | None", chunk: 
     if processes is not None and (num_agents, processes) != (1, 1 if group is None else group.size):
         raise RunError(f"group: the algorithm is one agent in {processes} processes of data_parallel; give its group, and one agent")
     return chunk is not None or processes is not None or (group is not None and group.size > 1)
-
-
-def _train_sharded(*args: Any) -> Result:
-    from funrl.training._sharded import train_sharded  # here, because it loads sockets and worker processes
-
-    return train_sharded(*args)
 
 
 def _check_sharded(given: dict[str, Any]) -> None:
@@ -247,7 +224,7 @@ def _updates(
     checkpoint_every: float,
     log: Log,
     seconds: Callable[[], float],
-) -> _End:
+) -> Result:
     """Do the updates that are left, with their hooks, metrics and checkpoints."""
     state, number, stopped = start.state, start.update, None
     metrics: dict[str, torch.Tensor] = {}
@@ -267,9 +244,7 @@ def _updates(
             due = folder is not None and seconds() - last_save >= checkpoint_every
             if due or number == num_updates or interrupt.asked or stopped:
                 log.flush()
-                log.check_parameters(number, state)
-                if number == num_updates:
-                    log.note_parameters(number, state)
+                log.check_parameters(number, bad_parameters(state.learner.params, log.num_agents), number == num_updates)
                 if folder is not None:
                     log.sync()
                     meta = {"update": number, "seconds": seconds(), "compile_seconds": start.compile_seconds + compiling}
@@ -284,7 +259,8 @@ def _updates(
     finally:
         interrupt.restore()
         log.close()
-    return _End(state, metrics, number, compiling, stopped)
+    steps, compiling = number * algo.steps_per_update, start.compile_seconds + compiling
+    return Result(state, metrics, None, number, steps, seconds(), compiling, stopped, tuple(log.diverged or ()))
 
 
 def _check_arguments(
@@ -303,11 +279,11 @@ def _check_arguments(
     if not isinstance(key, torch.Tensor) or key.dtype != torch.int64 or key.ndim > 1 or not key.numel():
         got = f"{str(key.dtype).removeprefix('torch.')} {list(key.shape)}" if isinstance(key, torch.Tensor) else repr(key)
         raise RunError(f"train: key: expected a key (int64 []) or a key for each agent ([K]), got {got}; funrl.random.key(seed) makes one")
-    for name, value, low in (("total_steps", total_steps, 1), ("num_agents", num_agents, 1), ("evaluate_episodes", evaluate_episodes, 0)):
-        if name == "num_agents" and value is None:
-            continue
-        if not isinstance(value, int) or isinstance(value, bool) or value < low:
-            raise RunError(f"{name}: expected an integer of at least {low}, got {value!r}")
+    with checking():
+        _check.integer("total_steps", total_steps, 1)
+        _check.integer("num_agents", 1 if num_agents is None else num_agents, 1)
+        _check.integer("evaluate_episodes", evaluate_episodes, 0)
+        _check.one_of("diverged", diverged, ("stop", "continue"))
     if total_steps < algo.steps_per_update:
         raise RunError(
             f"total_steps: one update takes {algo.steps_per_update:,} steps, got {total_steps:,}; ask for more, or make updates smaller"
@@ -316,8 +292,6 @@ def _check_arguments(
         raise RunError(f"checkpoint_every: expected at least 0 seconds, got {checkpoint_every!r}")
     if resume and out is None:
         raise RunError("resume: out is None, so that there is no run to resume; give the folder of the run")
-    if diverged not in ("stop", "continue"):
-        raise RunError(f"diverged: expected 'stop' or 'continue', got {diverged!r}")
 
 
 def _check_sources(algo: Algorithm, collector: Any, num_agents: int) -> None:

@@ -17,11 +17,11 @@ from funrl.checkpoint import CheckpointError
 from funrl.compiler import compile
 from funrl.distributed import Group, alone, seconds_of_exchanges, share
 from funrl.populations import begin
-from funrl.runs import Folder, RunError, finish_parts, load_part, read_manifest, save_part
+from funrl.runs import Folder, RunError, checking, finish_parts, load_part, read_manifest, save_part
 from funrl.training._agents import Agents, evaluate_agents
 from funrl.training._begin import Asked, Result, Start, anneal_longer, announce, chosen_backend, enter, finish, lock
 from funrl.training._interrupt import Interrupt
-from funrl.training._log import Log
+from funrl.training._log import Log, bad_parameters
 
 # The processes meet about twice a second.
 _MEET_SECONDS = 0.5
@@ -41,7 +41,7 @@ class _Report(NamedTuple):
     """
 
     metrics: dict[str, torch.Tensor]
-    finite: torch.Tensor
+    bad: list[str]
     asked: bool
     seconds: float
     busy: float
@@ -142,15 +142,13 @@ def _chunks(num_agents: int, chunk: int | None, group: Group) -> tuple[int, list
     """Return the size of a chunk, and the numbers of this process's chunks."""
     one = "give it to distributed.data_parallel, or train several agents"
     remedy = one if num_agents == 1 else "choose another --num-agents, or another number of processes"
-    try:
+    with checking():
         share("num_agents", range(num_agents), group, "agents", remedy)
         size = num_agents // group.size if chunk is None else chunk
         if isinstance(size, bool) or not isinstance(size, int) or size < 1 or num_agents % size:
             raise ValueError(f"chunk: expected a divisor of the {num_agents} agents, got {chunk!r}; choose another --chunk")
         fitting = num_agents // group.size
         return size, list(share("chunk", range(num_agents // size), group, "chunks", f"choose a --chunk that divides {fitting}"))
-    except ValueError as error:
-        raise RunError(str(error)) from None
 
 
 def _states(algo: Algorithm, keys: torch.Tensor, agents: Agents, mine: list[int], size: int, start: Start, paths: list[Any]) -> list[Any]:
@@ -249,11 +247,8 @@ class _Shards:
 
     def _report(self, states: list[Any], asked: bool, seconds: float, exchanging: float) -> _Report:
         metrics = {name: torch.stack([m[name] for _, m in self.waiting]).cpu() for name in self.waiting[0][1]}
-        finite = []
-        for state in states:
-            flags = [x.isfinite().reshape(self.size, -1).all(1) for x in tree.leaves(state.learner.params) if x.is_floating_point()]
-            finite.append(torch.stack(flags).all(0).cpu() if flags else torch.ones(self.size, dtype=torch.bool))
-        return _Report(metrics, torch.cat(finite), asked, seconds, seconds - exchanging)
+        bad = [path for state in states for path in bad_parameters(state.learner.params, self.size)]
+        return _Report(metrics, bad, asked, seconds, seconds - exchanging)
 
     def _judge(self, number: int, reports: list[_Report]) -> _Verdict:
         """Write the metrics of all agents, and decide how to go on; only rank 0 does."""
@@ -268,7 +263,7 @@ class _Shards:
         save = asked or last or (self.folder is not None and self.seconds() - self.saved >= self.every)
         if save or self.folder is None:
             self.log.flush()
-            self.log.check_finite(number, torch.cat([r.finite for r in reports[: 1 if self.whole else None]]).tolist(), last)
+            self.log.check_parameters(number, [path for r in reports[: 1 if self.whole else None] for path in r.bad], last)
             self.log.sync()
         pace = max(r.seconds for r in reports) / len(self.waiting)
         if begun == self.start.update:

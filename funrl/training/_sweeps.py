@@ -14,7 +14,7 @@ from funrl._files import read_json, write_json
 from funrl.env import on_host
 from funrl.populations import Chunk, Population, Records, Table, chunk_size, run
 from funrl.record import hyperparameters
-from funrl.runs import Folder, RunError, describe, reading, writing
+from funrl.runs import Folder, RunError, checking, describe, reading, writing
 from funrl.training._loop import train
 
 _FORMAT = 1
@@ -99,13 +99,9 @@ def train_populations(
             result = train(piece.algo, piece.keys, total_steps, num_agents=len(piece.keys), hparams=piece.hparams, **options)
         return _records(Folder(place), len(piece.keys), result.diverged)
 
-    try:
+    with checking():
         size = _size(several, chunk, key)
         table = run(several, key, total_steps, chunk=size, train=trained)
-    except RunError:
-        raise
-    except (TypeError, ValueError) as error:
-        raise RunError(str(error)) from None
     table.save(folder / "table.csv")
     try:
         hyperparameters(table, folder / "sweep.png", title=f"{several[0].algo.name} on {several[0].algo.env.name}")
