@@ -6,10 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import cloudpickle
-import torch
 
 from funrl import tree
-from funrl.collectors._memory import spec
 from funrl.collectors._messages import Answer, Transport
 from funrl.collectors._tracker import ResumePoint
 from funrl.collectors._worker import Facts, WorkerSpec
@@ -44,14 +42,9 @@ class Pool:
 
     Args:
         what: the name of the collector, for messages.
-        create_envs: one function for each worker that returns its environment.
-        act: the acting function, as for :func:`funrl.rollout`.
-        key: int64 [].
+        specs: the specification of each worker.
         params: the first parameters.
         transport: the way to the workers.
-        device: the device of the policy.
-        max_frames: the number of steps after which an episode is truncated.
-        env_params: the physical constants of the environments; None: their default_params.
         timeout: the number of seconds after which a worker counts as lost: for one step where there are heartbeats, else for one batch.
         restart: whether to replace a lost worker.
     """
@@ -59,23 +52,15 @@ class Pool:
     def __init__(
         self,
         what: str,
-        create_envs: Sequence[Callable[[], Any]],
-        act: Any,
-        key: torch.Tensor,
+        specs: Sequence[WorkerSpec],
         params: Any,
         transport: Transport,
         *,
-        device: torch.device | None,
-        max_frames: int,
-        env_params: Any,
         timeout: float,
         restart: bool,
     ):
         self.what, self.transport, self.timeout, self.restart = what, transport, timeout, restart
-        self.specs = [
-            _serialize(what, WorkerSpec(i, create_env, act, key.cpu(), spec(params), device, max_frames, env_params))
-            for i, create_env in enumerate(create_envs)
-        ]
+        self.specs = [_serialize(what, each) for each in specs]
         count = len(self.specs)
         self.facts: list[Any] = [None] * count  # Facts of the workers that are ready
         self.finished: deque[FinishedBatch] = deque()

@@ -10,9 +10,11 @@ import torch
 from funrl import _check, random, tree
 from funrl.collectors._collector import Collector, CollectorState
 from funrl.collectors._local import LocalWorkers
+from funrl.collectors._memory import spec
 from funrl.collectors._messages import Transport
 from funrl.collectors._pool import FinishedBatch, Pool
 from funrl.collectors._tracker import Collected, EpisodeTracker
+from funrl.collectors._worker import WorkerSpec
 from funrl.env import AnyEnv, HostError, Place
 
 CreateEnv = Callable[[], AnyEnv]
@@ -178,25 +180,20 @@ class Processes(Collector):
         super().__init__(what, act, params, key, frames_per_batch, total_frames, max_frames_per_traj, split_trajectories, device)
         _check.integer(f"{what}: num_workers", num_workers, 1)
         _check.number(f"{what}: timeout", timeout, "(0, inf]", "give seconds")
-        create_envs = [create_env] * num_workers if callable(create_env) else list(create_env)
+        create_envs: list[Any] = [create_env] * num_workers if callable(create_env) else list(create_env)
         if len(create_envs) != num_workers or not all(map(callable, create_envs)):
             raise ValueError(
                 f"{what}: create_env: expected a function, or one for each of {num_workers} workers; got {create_env!r}; give lambda: env"
             )
         self._lock = threading.RLock()
-        self._pool = Pool(
-            what,
-            create_envs,
-            act,
-            key,
-            params,
-            LocalWorkers(num_workers) if transport is None else transport(),
-            device=None if policy_device is None else torch.device(policy_device),
-            max_frames=max_frames_per_traj,
-            env_params=None if env_params is None else tree.to(env_params, torch.device("cpu")),
-            timeout=timeout,
-            restart=restart_workers,
-        )
+        policy_device = None if policy_device is None else torch.device(policy_device)
+        env_params = None if env_params is None else tree.to(env_params, torch.device("cpu"))
+        specs = [
+            WorkerSpec(i, each, act, key.cpu(), spec(params), policy_device, max_frames_per_traj, env_params)
+            for i, each in enumerate(create_envs)
+        ]
+        workers = LocalWorkers(num_workers) if transport is None else transport()
+        self._pool = Pool(what, specs, params, workers, timeout=timeout, restart=restart_workers)
         try:
             self._tracker = self._allocate(what, frames_per_batch, num_slots)
         except BaseException:

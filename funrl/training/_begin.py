@@ -60,14 +60,6 @@ class Start(NamedTuple):
     diverged: list[int] | None = None
 
 
-def lock(folder: Folder, resume: bool, stack: contextlib.ExitStack) -> None:
-    """Lock a folder that exists; a missing one is created after all other checks have passed."""
-    if folder.path.is_dir():
-        stack.enter_context(folder.lock())
-    elif not resume:
-        folder.check_free()
-
-
 def enter(
     folder: Folder,
     config: dict[str, Any],
@@ -76,11 +68,11 @@ def enter(
     stack: contextlib.ExitStack,
     load: Callable[[bool], Start | None],
 ) -> Start:
-    """Write the configuration into the folder; return the point from which the run starts or resumes.
+    """Lock the folder, and write the configuration into it; return the point from which the run starts or resumes.
 
     ``load(longer)`` reads the checkpoint, or returns None if there is none; ``longer``: the learning rate falls later than before.
     """
-    there = folder.path.is_dir()
+    stack.enter_context(folder.lock())
     if resume:
         before = folder.check_agrees(config)
         other = before["options"].get("anneal_steps") != config["options"].get("anneal_steps")
@@ -90,9 +82,7 @@ def enter(
             start = loaded._replace(diverged=loaded.diverged or start.diverged)
         else:
             check_no_checkpoint_is_lost(folder)
-    if not there:
-        stack.enter_context(folder.lock())
-    if not resume:
+    else:
         folder.check_free()
     folder.write_config(config)
     return start

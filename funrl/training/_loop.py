@@ -16,7 +16,7 @@ from funrl.populations import Population
 from funrl.runs import Folder, RunError, checking, load_checkpoint
 from funrl.training import _experience as experience, hooks as calling
 from funrl.training._agents import Agents, agent_keys, evaluate_agents, gathered
-from funrl.training._begin import Asked, Result, Start, anneal_longer, announce, chosen_backend, enter, finish, lock
+from funrl.training._begin import Asked, Result, Start, anneal_longer, announce, chosen_backend, enter, finish
 from funrl.training._interrupt import Interrupt
 from funrl.training._log import Log, bad_parameters
 
@@ -145,8 +145,6 @@ def train(
         return train_sharded(algo, key, total_steps, agents, group, chunk, backend, folder, resume, asked)
     _check_sources(algo, collector, num_agents)
     with contextlib.ExitStack() as stack:
-        if folder is not None:
-            lock(folder, resume, stack)
         started = time.perf_counter()
         keys = agent_keys(key, num_agents)
         state = agents.begin(algo, keys)

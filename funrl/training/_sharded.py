@@ -19,7 +19,7 @@ from funrl.distributed import Group, alone, seconds_of_exchanges, share
 from funrl.populations import begin
 from funrl.runs import Folder, RunError, checking, finish_parts, load_part, read_manifest, save_part
 from funrl.training._agents import Agents, evaluate_agents
-from funrl.training._begin import Asked, Result, Start, anneal_longer, announce, chosen_backend, enter, finish, lock
+from funrl.training._begin import Asked, Result, Start, anneal_longer, announce, chosen_backend, enter, finish
 from funrl.training._interrupt import Interrupt
 from funrl.training._log import Log, bad_parameters
 
@@ -79,8 +79,6 @@ def train_sharded(
         start = Start(None, diverged=[0] * num_agents)
 
         def open_folder() -> tuple[Start, str, list[Any]]:
-            if folder is not None:
-                lock(folder, resume, stack)
             name = chosen_backend(backend, key, folder if resume else None)
             if folder is None:
                 return start, name, []
