@@ -6,6 +6,7 @@ from funrl.runs._folder import (
     check_algorithm as check_algorithm,
     checking as checking,
     describe as describe,
+    differences as differences,
     options_of as options_of,
     read_config,
     reading as reading,

@@ -9,7 +9,7 @@ import os
 import platform
 import re
 import reprlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,18 +47,18 @@ def writing(where: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def reading(path: Path, damaged: str, missing: str = "") -> Iterator[None]:
-    """Context in which a file is read and parsed: an error is a RunError, which ends with what to do if it is damaged or missing."""
+def reading(path: Path, damaged: str, missing: str = "", kind: type[Exception] = RunError) -> Iterator[None]:
+    """Context in which a file is read and parsed: an error is of one ``kind``, and ends with what to do if it is damaged or missing."""
     try:
         yield
-    except RunError:
+    except kind:
         raise
     except OSError as error:
         if missing and isinstance(error, FileNotFoundError | NotADirectoryError):
-            raise RunError(f"{path.parent}: {missing}") from None
-        raise RunError(f"{path}: cannot be read: {error.strerror or error}; make it readable") from None
+            raise kind(f"{path.parent}: {missing}") from None
+        raise kind(f"{path}: cannot be read: {error.strerror or error}; make it readable") from None
     except (ValueError, KeyError, TypeError, RuntimeError, OverflowError):
-        raise RunError(f"{path}: it is damaged or not of funrl; {damaged}") from None
+        raise kind(f"{path}: it is damaged or not of funrl; {damaged}") from None
 
 
 class Folder:
@@ -116,14 +116,8 @@ class Folder:
     def check_agrees(self, config: dict[str, Any]) -> dict[str, Any]:
         """Return the stored configuration; raise a RunError unless ``config`` is of the same run, possibly with more steps."""
         old = read_config(self.path)
-        pairs = [
-            (name, old.get(name), value) for name, value in config.items() if name not in ("options", "given", "versions", "total_steps")
-        ]
-        names = sorted({*config["options"], *old["options"]})
-        pairs += [(name, old["options"].get(name), config["options"].get(name)) for name in names]
-        pairs += _given_pairs(old, config)
-        for name, before, now in pairs:
-            if before != now and not (name == "anneal_steps" and _is_greater(now, before)):
+        for name, before, now in differences(old, config, [name for name in config if name != "total_steps"]):
+            if not (name == "anneal_steps" and _is_greater(now, before)):
                 raise RunError(
                     f"{self}: cannot resume: the run there has {name} = {_short(before)}, not {_short(now)}; use the same, or another "
                     "folder (--out)"
@@ -319,21 +313,22 @@ def check_algorithm(config: dict[str, Any], algo: Algorithm) -> None:
         ValueError: the run has algorithm = 'mine', and the algorithm given has 'ppo'; give the one that it was trained with
     """
     now = describe(algo, torch.zeros((), dtype=torch.int64), 1, 1)
-    old_options, options = config["options"], now["options"]
-    pairs = [(name, config.get(name, now[name]), now[name]) for name in ("algorithm", "env", "environment")]
-    pairs += [(name, old_options.get(name), options.get(name)) for name in sorted({*old_options, *options})]
-    pairs += _given_pairs(config, now)
-    for name, before, given in pairs:
-        if before != given:
-            raise ValueError(
-                f"the run has {name} = {before!r}, and the algorithm given has {given!r}; give the one that it was trained with"
-            )
+    for name, before, given in differences(config, now, [name for name in ("algorithm", "env", "environment") if name in config]):
+        raise ValueError(f"the run has {name} = {before!r}, and the algorithm given has {given!r}; give the one that it was trained with")
 
 
-def _given_pairs(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    """Return each part that was given in the place of an algorithm's own: its name, and what it was and is."""
-    before, now = old.get("given", {}), new["given"]
-    return [(name, before.get(name, "its own"), now.get(name, "its own")) for name in sorted({*before, *now})]
+def differences(old: dict[str, Any], new: dict[str, Any], names: Iterable[str]) -> list[tuple[str, Any, Any]]:
+    """Return the entries ``names``, the options and the given parts in which two ``config.json`` differ, with their values.
+
+    Example:
+        >>> differences({"options": {"gamma": 0.9}}, {"env": "Maze", "options": {"gamma": 0.9}, "given": {"network": "a"}}, ["env"])
+        [('env', None, 'Maze'), ('network', 'its own', 'a')]
+    """
+    pairs = [(name, old.get(name), new.get(name)) for name in names if name not in ("options", "given", "versions")]
+    for kind, default in (("options", None), ("given", "its own")):
+        before, now = old.get(kind, {}), new.get(kind, {})
+        pairs += [(name, before.get(name, default), now.get(name, default)) for name in sorted({*before, *now})]
+    return [(name, before, now) for name, before, now in pairs if before != now]
 
 
 def options_of(config: dict[str, Any]) -> dict[str, Any]:

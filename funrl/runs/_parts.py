@@ -9,7 +9,7 @@ import torch
 from funrl import checkpoint, tree
 from funrl._files import read_json, write_json
 from funrl.checkpoint import CheckpointError
-from funrl.runs._folder import Folder
+from funrl.runs._folder import Folder, reading
 
 __all__ = ["check_notes", "finish_parts", "load_part", "load_parts", "read_manifest", "save_part"]
 
@@ -49,15 +49,11 @@ def read_manifest(folder: Folder) -> tuple[list[Path], dict[str, Any]]:
     Raises:
         CheckpointError: if the manifest is missing or damaged.
     """
-    try:
+    with reading(folder.manifest, "restore a copy, or start a new run", kind=CheckpointError):
         manifest = read_json(folder.manifest.read_bytes())
         names, meta = manifest["parts"], manifest["meta"]
         if not names or names != [_name(meta["update"], i) for i in range(len(names))]:
             raise TypeError
-    except OSError as error:
-        raise CheckpointError(f"{folder.manifest}: cannot be read: {error.strerror or error}; restore it, or start a new run") from None
-    except (ValueError, KeyError, TypeError):
-        raise CheckpointError(f"{folder.manifest}: it is damaged; restore a copy, or start a new run") from None
     check_notes(folder.manifest, meta)
     return [folder.manifest.with_name(name) for name in names], meta
 

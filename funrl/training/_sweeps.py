@@ -14,7 +14,7 @@ from funrl._files import read_json, write_json
 from funrl.env import on_host
 from funrl.populations import Chunk, Population, Records, Table, chunk_size, run
 from funrl.record import hyperparameters
-from funrl.runs import Folder, RunError, checking, describe, reading, writing
+from funrl.runs import Folder, RunError, checking, describe, differences, reading, writing
 from funrl.training._loop import train
 
 _FORMAT = 1
@@ -148,15 +148,13 @@ def _check_agrees(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> 
         raise RunError(
             f"{folder}: cannot resume: the sweep there has {len(before['populations'])} populations, not {len(now['populations'])}"
         )
-    pairs = [("chunk", before["chunk"], now["chunk"]), ("notes", before["notes"], now["notes"])]
+    differing = differences(before, now, ("chunk", "notes"))
     for one, other in zip(before["populations"], now["populations"], strict=True):
-        pairs += [(name, one.get(name), other.get(name)) for name in sorted({*one, *other} - {"versions", "options"})]
-        pairs += [(name, one["options"].get(name), other["options"].get(name)) for name in sorted({*one["options"], *other["options"]})]
-    for name, old, new in pairs:
-        if old != new:
-            raise RunError(
-                f"{folder}: cannot resume: the sweep there has {name} = {old!r}, not {new!r}; use the same, or another folder (--out)"
-            )
+        differing += differences(one, other, sorted({*one, *other}))
+    for name, old, new in differing:
+        raise RunError(
+            f"{folder}: cannot resume: the sweep there has {name} = {old!r}, not {new!r}; use the same, or another folder (--out)"
+        )
 
 
 def _records(folder: Folder, num_agents: int, diverged: Sequence[int]) -> Records:
