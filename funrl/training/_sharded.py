@@ -113,17 +113,16 @@ def train_sharded(
 def _check_alike(group: Group, algo: Algorithm, keys: torch.Tensor, total_steps: int, agents: Agents, size: int, asked: Asked) -> None:
     """Raise a RunError if another process was called with other arguments, whose agents would not be those of one process."""
     config = runs.describe(algo, keys[0], total_steps, agents.num_agents)
-    own = {name: config[name] for name in ("algorithm", "env", "num_agents", "total_steps")} | config["options"]
-    own |= {"key": keys.tolist(), "chunk": size}
-    own |= {"hparams": {name: x.tolist() for name, x in agents.hparams.items()}, "evaluate_episodes": asked.evaluate_episodes}
+    own = {name: config[name] for name in ("algorithm", "env", "num_agents", "total_steps", "options")}
+    own |= {"key": keys.tolist(), "chunk": size, "evaluate_episodes": asked.evaluate_episodes}
+    own |= {"hparams": {name: x.tolist() for name, x in agents.hparams.items()}}
     first, *others = group.gather(own)
     for rank, other in enumerate(others, 1):
-        for name in own:
-            if other.get(name) != first.get(name):
-                shown = "" if name in ("key", "hparams") else f", {other.get(name)!r} instead of {first.get(name)!r}"
-                raise RunError(
-                    f"group: rank {rank} has another {name} than rank 0{shown}; each process has to call train with the same arguments"
-                )
+        for name, expected, got in runs.differences(first, other, own):
+            shown = "" if name in ("key", "hparams") else f", {got!r} instead of {expected!r}"
+            raise RunError(
+                f"group: rank {rank} has another {name} than rank 0{shown}; each process has to call train with the same arguments"
+            )
 
 
 def _read(folder: Folder, algo: Algorithm, paths: list[Any], longer: bool) -> Start | None:
