@@ -15,8 +15,8 @@ from funrl.algos import Algorithm
 from funrl.populations import Population
 from funrl.runs import Folder, RunError, checking, load_checkpoint
 from funrl.training import _experience as experience, hooks as calling
-from funrl.training._agents import Agents, agent_keys, evaluate_agents, gathered
-from funrl.training._begin import Asked, Result, Start, anneal_longer, announce, chosen_backend, enter, finish
+from funrl.training._agents import agent_keys, evaluate_agents, gathered
+from funrl.training._begin import Job, Result, Start, anneal_longer, begin_log, enter, finish
 from funrl.training._interrupt import Interrupt
 from funrl.training._log import Log, bad_parameters
 
@@ -137,58 +137,47 @@ def train(
     agents = gathered(algo, key, num_agents, hparams, population, before)
     num_agents = agents.num_agents
     chunk = before.get("chunk") if before is not None and chunk is None else chunk
+    proceed, notes = diverged == "continue", notes or {}
+    job = Job(algo, key, total_steps, agents, folder, resume, evaluate_episodes, checkpoint_every, progress, proceed, backend, notes)
     if _is_sharded(algo, num_agents, group, chunk):
         _check_sharded({"hooks": called, "collector": collector, "env": algo.host, "population": agents.exchange})
-        asked = Asked(evaluate_episodes, checkpoint_every, progress, diverged == "continue", notes or {})
         from funrl.training._sharded import train_sharded  # here, because it loads sockets and worker processes
 
-        return train_sharded(algo, key, total_steps, agents, group, chunk, backend, folder, resume, asked)
+        return train_sharded(job, group, chunk)
     _check_sources(algo, collector, num_agents)
     with contextlib.ExitStack() as stack:
         started = time.perf_counter()
         keys = agent_keys(key, num_agents)
         state = agents.begin(algo, keys)
-        backend = chosen_backend(backend, key, folder if resume else None)
-        stack.enter_context(compiler.using(backend))
-        source = _source(algo, keys, agents, state, collector, backend)
-        start = Start(state, diverged=[0] * num_agents)
-        if folder is not None:
-            known = {"collector": experience.kind_of(collector), **agents.notes, "backend": backend, **(notes or {})}
-            if before is not None and "backend" not in before:  # a run of an earlier version
-                del known["backend"]
-            config = runs.describe(algo, key.flatten()[0], total_steps, num_agents, known)
-            start = enter(folder, config, start, resume, stack, functools.partial(_loaded, folder, algo, source, state))
-
-        def seconds() -> float:
-            return start.seconds + time.perf_counter() - started
-
-        lost = start.diverged if diverged == "continue" else None
-        log = Log(algo, folder, num_agents, start.update, progress, columns=agents.columns(), diverged=lost)
-        num_updates = total_steps // algo.steps_per_update
-        announce(log, algo, folder, num_agents, num_updates, start, resume)
-        stack.enter_context(compiler.listening(log.part))
-        result = _updates(algo, keys, source, start, num_updates, called, folder, checkpoint_every, log, seconds)
+        job = job.with_backend()
+        stack.enter_context(compiler.using(job.backend))
+        source = _source(job, keys, state, collector)
+        load = functools.partial(_loaded, job, source, state)
+        start = enter(job, {"collector": experience.kind_of(collector)}, Start(state, diverged=[0] * num_agents), stack, load)
+        log = begin_log(job, start, stack)
+        result = _updates(job, keys, source, start, called, log, lambda: start.seconds + time.perf_counter() - started)
         if evaluate_episodes:
             result = result._replace(evaluation=evaluate_agents(algo, result.state, key, evaluate_episodes, num_agents=num_agents))
-        finish(folder, algo, result.evaluation, log)
+        finish(job, result.evaluation, log)
     return result
 
 
-def _loaded(folder: Folder, algo: Algorithm, source: experience.Experience, like: Any, longer: bool) -> Start | None:
-    if not folder.checkpoint.exists():
+def _loaded(job: Job, source: experience.Experience, like: Any, longer: bool) -> Start | None:
+    if job.folder is None or not job.folder.checkpoint.exists():
         return None
-    loaded, meta = load_checkpoint(folder, source.kept(like))
+    loaded, meta = load_checkpoint(job.folder, source.kept(like))
     state, remark = source.resume(loaded, meta["update"])
-    state = anneal_longer(state, algo.config.anneal_steps) if longer else state
+    state = anneal_longer(state, job.algo.config.anneal_steps) if longer else state
     return Start(state, meta["update"], meta["seconds"], meta["compile_seconds"], remark, meta.get("diverged"))
 
 
-def _source(algo: Algorithm, keys: torch.Tensor, agents: Agents, state: Any, collector: Any, backend: str) -> experience.Experience:
+def _source(job: Job, keys: torch.Tensor, state: Any, collector: Any) -> experience.Experience:
+    algo, agents = job.algo, job.agents
     if agents.exchange is not None:
-        return experience.exchanging(algo, agents.exchange, state, backend)
+        return experience.exchanging(algo, agents.exchange, state, job.backend)
     if collector is not None:
-        return experience.collected(algo, collector, backend)
-    return experience.on_the_host(algo, keys) if algo.host else experience.pure(algo, agents.num_agents, backend)
+        return experience.collected(algo, collector, job.backend)
+    return experience.on_the_host(algo, keys) if algo.host else experience.pure(algo, agents.num_agents, job.backend)
 
 
 def _is_sharded(algo: Algorithm, num_agents: int, group: "Group | None", chunk: int | None) -> bool:
@@ -212,18 +201,16 @@ def _check_sharded(given: dict[str, Any]) -> None:
 
 
 def _updates(
-    algo: Algorithm,
+    job: Job,
     keys: torch.Tensor,
     source: experience.Experience,
     start: Start,
-    num_updates: int,
     hooks: list[tuple[int, calling.Hook]],
-    folder: Folder | None,
-    checkpoint_every: float,
     log: Log,
     seconds: Callable[[], float],
 ) -> Result:
     """Do the updates that are left, with their hooks, metrics and checkpoints."""
+    algo, folder, num_updates = job.algo, job.folder, job.num_updates
     state, number, stopped = start.state, start.update, None
     metrics: dict[str, torch.Tensor] = {}
     begun, compiling, last_save, interrupt = seconds(), 0.0, -math.inf, Interrupt()
@@ -239,7 +226,7 @@ def _updates(
             step = number * algo.steps_per_update
             if hooks:
                 state, stopped = calling.call(hooks, step - algo.steps_per_update, step, state, metrics)
-            due = folder is not None and seconds() - last_save >= checkpoint_every
+            due = folder is not None and seconds() - last_save >= job.checkpoint_every
             if due or number == num_updates or interrupt.asked or stopped:
                 log.flush()
                 log.check_parameters(number, bad_parameters(state.learner.params, log.num_agents), number == num_updates)
