@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from funrl import _check, algos, collectors, distributed, envs, offline, random, record, runs, training, tree
-from funrl._arguments import COLLECTORS, UsageError, check_use, option, parser, run_folder
+from funrl._arguments import COLLECTORS, UsageError, check_use, option, parser, run_folder, usage
 from funrl._files import say
 from funrl._plot import plot, report
 from funrl._sweep import sweep
@@ -87,43 +87,37 @@ def _train(args: argparse.Namespace) -> None:
     defaults = (offline if from_data else algos).defaults(args.algorithm)
     given = dict(option(text, defaults) for text in args.set)
     out = _folder(args, args.algorithm, args.env)
-    seed, num_agents, total_steps, options = args.seed, args.num_agents, args.total_steps, given
-    collector, num_workers = args.collector, args.num_workers
     if args.resume:
         # Options that are not given are those of the run; train compares the given ones with the run.
         old = runs.read_config(out)
-        options = {**_options_before(args, out, old, trust), **given}
-        num_agents = old["num_agents"] if num_agents is None else num_agents
-        total_steps = old["total_steps"] if total_steps is None else total_steps
-        num_workers = old.get("num_workers") if num_workers is None else num_workers
-        if collector is None:
-            collector = next((name for name, kind in COLLECTORS.items() if kind == old.get("collector")), None)
+        options = _options_before(args, out, old, trust)
+        kind = next((name for name, kind in COLLECTORS.items() if kind == old.get("collector")), None)
+        _complete(args, num_agents=old["num_agents"], total_steps=old["total_steps"], num_workers=old.get("num_workers"), collector=kind)
     else:
-        preset = training.preset(args.algorithm, args.env)
-        if from_data:
-            preset = preset._replace(total_steps=100_000)
-        total_steps = preset.total_steps if total_steps is None else total_steps
-        options = dict(preset.options)
-        if "anneal_steps" in options:
-            options["anneal_steps"] = float(total_steps)  # a preset anneals over the whole run, of any length
-        options |= given
-    check_use(args, from_data, collector, num_workers)
-    key, notes = _key(seed, runs.read_config(out) if args.resume else None)
-    if collector is not None:
-        notes["num_workers"] = 2 if num_workers is None else num_workers
-        options["num_envs"] = _num_envs(collector, notes["num_workers"], args.envs_per_worker, given, {**defaults, **options})
-    num_agents = 1 if num_agents is None else num_agents
-    try:
-        algo = _from_data(args, options, notes, out) if from_data else algos.make(args.algorithm, args.env, **options)
-    except (ValueError, TypeError, ImportError, FileNotFoundError) as error:
-        raise UsageError(str(error)) from None
+        old, preset = None, training.preset(args.algorithm, args.env)
+        _complete(args, num_agents=1, total_steps=100_000 if from_data else preset.total_steps)
+        options = preset.options_over(args.total_steps)
+    check_use(args, from_data)
+    key, notes = _key(args.seed, old)
+    options |= given
+    if args.collector is not None:
+        _complete(args, num_workers=2)
+        notes["num_workers"] = args.num_workers
+        options["num_envs"] = _num_envs(args.collector, args.num_workers, args.envs_per_worker, given, {**defaults, **options})
+    with usage():
+        algo = _from_data(args, options, notes, old or {}) if from_data else algos.make(args.algorithm, args.env, **options)
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(algo.env)
-        source = None
-        if collector is not None:
-            source = stack.enter_context(_collect(collector, notes["num_workers"], args.env, algo, key))
-        _run(args, algo, key, total_steps, num_agents=num_agents, collector=source, out=out, notes=notes)
+        source = None if args.collector is None else stack.enter_context(_collect(args, algo, key))
+        _run(args, algo, key, collector=source, out=out, notes=notes)
+
+
+def _complete(args: argparse.Namespace, **usual: Any) -> None:
+    """Set the arguments that were not given."""
+    for name, value in usual.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
 
 
 def _begun_before(args: argparse.Namespace) -> bool:
@@ -159,20 +153,17 @@ def _train_own(args: argparse.Namespace) -> None:
     old = runs.read_config(out) if args.resume else {}
     if old.get("collector") is not None:
         raise RunError(f"{out}: cannot resume here: the run has a collector; continue with funrl.train(algo, ..., collector=, resume=True)")
-    total_steps = old.get("total_steps") if args.total_steps is None else args.total_steps
-    if total_steps is None:
+    _complete(args, num_agents=old.get("num_agents", 1), total_steps=old.get("total_steps"))
+    if args.total_steps is None:
         raise UsageError("--total-steps: expected a number of steps, as an algorithm of --algo has no default")
     key, notes = _key(args.seed, old if args.resume else None)
-    num_agents = old.get("num_agents", 1) if args.num_agents is None else args.num_agents
     with algo.env:
-        _run(args, algo, key, total_steps, num_agents=num_agents, out=out, notes=notes)
+        _run(args, algo, key, out=out, notes=notes)
 
 
-def _from_data(args: argparse.Namespace, options: dict[str, Any], notes: dict[str, Any], out: Path) -> Algorithm:
+def _from_data(args: argparse.Namespace, options: dict[str, Any], notes: dict[str, Any], old: dict[str, Any]) -> Algorithm:
     """Make a learner from data, and note which; a resumed run has the data that it began with."""
-    data = args.data
-    if data is None and args.resume:
-        data = runs.read_config(out).get("data")
+    data = old.get("data") if args.data is None else args.data
     if data is None:
         raise UsageError(f"--data: {args.algorithm} learns from data; give minari:ID, a file, or a folder")
     notes["data"] = data
@@ -196,20 +187,17 @@ def _record(args: argparse.Namespace) -> None:
         raise UsageError(f"--steps: expected at least 1, got {args.steps}")
     run = training.load_run(args.dir, algo=runs.named(args.algo), file=args.checkpoint, trust=args.trust)
     state, env = _agent(run, args.agent), run.algo.env
-    with env:
-        try:
-            if args.policy == "replay":
-                data = offline.datasets.from_replay(run.algo, state)
-                keep = max(data.size - args.steps, 0)
-                data = offline.datasets.from_transitions(data.rows(torch.arange(keep, data.size)), end=data.end[keep:], spaces=env)
-            else:
-                act = {"greedy": run.algo.greedy, "explore": run.algo.act, "random": None}[args.policy]
-                learner = state.learner
-                env_params = learner.env_params if tree.leaves(getattr(learner, "env_params", ())) else env.default_params
-                data = offline.datasets.record(learner.params, random.key(args.seed), env_params, env=env, act=act, num_steps=args.steps)
-            offline.datasets.write(data, args.out, env=env, algorithm=run.algo.name)
-        except (ValueError, TypeError, ImportError, FileExistsError) as error:
-            raise UsageError(str(error)) from None
+    with env, usage():
+        if args.policy == "replay":
+            data = offline.datasets.from_replay(run.algo, state)
+            keep = max(data.size - args.steps, 0)
+            data = offline.datasets.from_transitions(data.rows(torch.arange(keep, data.size)), end=data.end[keep:], spaces=env)
+        else:
+            act = {"greedy": run.algo.greedy, "explore": run.algo.act, "random": None}[args.policy]
+            learner = state.learner
+            env_params = learner.env_params if tree.leaves(getattr(learner, "env_params", ())) else env.default_params
+            data = offline.datasets.record(learner.params, random.key(args.seed), env_params, env=env, act=act, num_steps=args.steps)
+        offline.datasets.write(data, args.out, env=env, algorithm=run.algo.name)
     mean = data.episode_return.double().mean()
     say(f"{args.out}: {data.size:,} steps in {len(data.episode_return):,} episodes or pieces of mean return {mean:.1f}")
 
@@ -232,14 +220,13 @@ def _key(seed: int | None, old: dict[str, Any] | None) -> tuple[torch.Tensor, di
     if old is not None and "seed" not in old and seed is None:
         return torch.tensor(old["key"]), {}
     chosen: int = (old or {}).get("seed", 0) if seed is None else seed
-    try:
+    with usage():
         return random.key(chosen), {"seed": chosen}
-    except (ValueError, TypeError) as error:
-        raise UsageError(str(error)) from None
 
 
-def _run(args: argparse.Namespace, algo: Algorithm, key: torch.Tensor, total_steps: int, *, num_agents: int, **options: Any) -> None:
+def _run(args: argparse.Namespace, algo: Algorithm, key: torch.Tensor, **options: Any) -> None:
     """Train, and print the result."""
+    num_agents, total_steps = args.num_agents, args.total_steps
     if args.backend is not None:
         options["backend"] = args.backend
     hooks = _scores(algo, key, total_steps)
@@ -274,25 +261,23 @@ def _num_envs(collector: str, num_workers: int, per_worker: int | None, given: d
     return max(num_envs // together, 1) * together
 
 
-def _collect(kind: str, num_workers: int, env: str, algo: Algorithm, key: torch.Tensor) -> collectors.Collector:
+def _collect(args: argparse.Namespace, algo: Algorithm, key: torch.Tensor) -> collectors.Collector:
     """Return the collector that gathers experience for ``algo``."""
     if not on_host(algo.env):
         raise UsageError(
-            f"--collector: {env} is pure torch: its steps are in the program that learns, which is faster than workers are; leave it out"
+            f"--collector: {args.env} is pure torch: its steps are in the program that learns, which is faster than workers; leave it out"
         )
-    options: dict[str, Any] = {
-        "num_workers": num_workers,
-        "frames_per_batch": algo.steps_per_update,
-        "total_frames": -1,
-        "key": random.fold_in(key, -3),
-    }
-    per_worker = algo.config.num_envs // (num_workers if kind == "sync" else 1)
-    create_env = functools.partial(envs.make, env, num_envs=per_worker)
-    params = algo.init(key).learner.params  # train publishes the run's own parameters before the first batch
-    if kind == "sync":
-        return collectors.synchronous(create_env, algo.act, params, **options)
-    # At most one batch of each worker waits, so that the staleness is at most the number of workers.
-    return collectors.asynchronous(create_env, algo.act, params, queue_size=1, **options)
+    together = args.collector == "sync"
+    make: Any = collectors.synchronous if together else functools.partial(collectors.asynchronous, queue_size=1)
+    return make(
+        functools.partial(envs.make, args.env, num_envs=algo.config.num_envs // (args.num_workers if together else 1)),
+        algo.act,
+        algo.init(key).learner.params,  # train publishes the run's own parameters before the first batch
+        num_workers=args.num_workers,
+        frames_per_batch=algo.steps_per_update,
+        total_frames=-1,
+        key=random.fold_in(key, -3),
+    )
 
 
 def _evaluate(args: argparse.Namespace) -> None:
@@ -316,7 +301,7 @@ def _video(args: argparse.Namespace) -> None:
         env_params = getattr(learner, "env_params", None)
         env_params = env.default_params if env_params is None else env_params
         name = run.config["env"]
-        try:
+        with usage():
             if args.algo is None and on_host(env):  # one copy for each episode, with rendering
                 pictures = {"render_mode": "rgb_array"} if name.startswith("gymnasium:") else {}
                 env = stack.enter_context(envs.make(name, num_envs=args.episodes, **pictures))
@@ -324,8 +309,6 @@ def _video(args: argparse.Namespace) -> None:
                 raise UsageError(f"{name} has no pictures")
             key, greedy = random.key(args.seed), run.algo.greedy
             result = record.film(out, learner.params, key, env_params, env=env, act=greedy, num_episodes=args.episodes, progress=True)
-        except (ValueError, TypeError, ImportError) as error:
-            raise UsageError(str(error)) from None
     say(f"{out}: {_summary(result, 1)}")
 
 

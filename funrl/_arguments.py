@@ -4,7 +4,7 @@
 import argparse
 import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,10 +18,16 @@ class UsageError(ValueError):
     """Error: invalid arguments of the command line; the message is one line."""
 
 
-class _Parser(argparse.ArgumentParser):
-    def __init__(self, **options: Any) -> None:
-        super().__init__(allow_abbrev=False, **options)
+@contextlib.contextmanager
+def usage() -> Iterator[None]:
+    """Context in which an error of an argument, or of a package that is missing, is a UsageError."""
+    try:
+        yield
+    except (ValueError, TypeError, ImportError, FileNotFoundError, FileExistsError) as error:
+        raise UsageError(str(error)) from None
 
+
+class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}; see {self.prog} --help")
 
@@ -38,137 +44,118 @@ def run_folder(*names: str, seed: int | None, last: bool) -> Path:
     return (taken or base) if last else folder
 
 
-def parser(commands: dict[str, Callable[[argparse.Namespace], None]]) -> argparse.ArgumentParser:
-    """Return the parser of ``python -m funrl``, whose result has the function of the command as ``command``."""
-    parser = _Parser(prog="python -m funrl", description="Functional reinforcement learning on torch.func.")
-    sub = parser.add_subparsers(title="commands", required=True, metavar=f"{{{','.join(commands)}}}")
-
-    def command(name: str, help: str, description: str = "") -> argparse.ArgumentParser:
-        made = sub.add_parser(name, help=help, description=description or f"{help.capitalize()}.")
-        made.set_defaults(command=commands[name])
-        return made
-
-    _add_train(command("train", "train agents", "Train one agent, or several as one program."))
-    description = "Train many agents with different hyperparameters as one program."
-    _add_sweep(command("sweep", "train agents with different hyperparameters", description))
-    evaluate = command("evaluate", "evaluate trained agents", "Evaluate the agents of a run without exploration.")
-    _add_play(evaluate, 100, "episodes of each agent")
-
-    video = command("video", "film a trained agent", "Film an agent of a run as it plays without exploration.")
-    _add_play(video, 4, "number of episodes, side by side")
-    video.add_argument("--out", metavar="FILE", help="the film, .mp4 or .gif (default: DIR/video.mp4)")
-    video.add_argument("--agent", type=_whole, default=0, metavar="K", help="which of the run's agents, from 0 (default: 0)")
-
-    plot = command("plot", "draw learning curves", "Draw the learning curves of runs, or of a sweep, or compare sweeps.")
-    plot.add_argument("dirs", nargs="+", metavar="DIR", help="the folder of a run or a sweep")
-    plot.add_argument("--over", action="store_true", help="draw the returns of a sweep over its hyperparameters, not its curves")
-    plot.add_argument("--out", metavar="FILE", help="the picture, .png, .svg or .pdf (default: learning_curves.png)")
-
-    description = "Write one HTML page about runs: results, curves, metrics, hyperparameters, versions, and the films in their folders."
-    report = command("report", "write a page about runs", description)
-    report.add_argument("dirs", nargs="+", metavar="DIR", help="the folder of a run")
-    report.add_argument("--out", metavar="FILE", help="the page, .html (default: DIR/report.html; of several runs report.html)")
-
-    _add_record(command("record", "record data", "Record a data set with an agent of a run."))
-    command("envs", "list the environments")
-    return parser
-
-
-def _add_train(train: argparse.ArgumentParser) -> None:
-    train.add_argument("algorithm", nargs="?", help=f"one of {', '.join(algos.names())}; or from data {', '.join(offline.names())}")
-    train.add_argument("--env", help="an environment; 'python -m funrl envs' lists them")
-    train.add_argument("--data", metavar="DATA", help="what a learner from data learns from: minari:ID, a file, or a folder")
-    train.add_argument(
-        "--total-steps",
-        type=_whole,
-        metavar="N",
-        help="environment steps of each agent (default: depends on the environment), or gradient steps from data (default: 100,000)",
-    )
-    train.add_argument("--num-agents", type=_whole, metavar="K", help="agents trained at once (default: 1)")
-    train.add_argument("--chunk", type=_whole, metavar="C", help="agents in one program (default: all, or all of a process of torchrun)")
-    train.add_argument("--seed", type=_whole, help="the seed of all random numbers (default: 0)")
-    train.add_argument(
-        "--out", metavar="DIR", help="the folder of the run (default: runs/ALGORITHM-ENV-SEED, with a number if that exists)"
-    )
-    train.add_argument(
-        "--set", action="extend", nargs="+", default=[], metavar="NAME=VALUE", help="options of the algorithm, such as learning_rate=3e-4"
-    )
-    train.add_argument(
-        "--collector",
-        choices=list(COLLECTORS),
-        help="step a host environment in worker processes: all for each batch, or each for separate batches while the agent learns",
-    )
-    train.add_argument("--num-workers", type=_whole, metavar="N", help="number of worker processes (default: 2)")
-    train.add_argument("--envs-per-worker", type=_whole, metavar="N", help="environments of each (default: num_envs / num_workers)")
-    train.add_argument(
-        "--backend",
-        choices=["auto", "xla", "inductor", "eager"],
-        help="the compiler: XLA (starts in seconds; the extra xla), torch's inductor, or none (default: the available one, XLA on a CPU)",
-    )
-    train.add_argument("--resume", action="store_true", help="continue the run in DIR; options that are not given are those of the run")
-    _add_own(train)
-
-
-def _add_sweep(sweep: argparse.ArgumentParser) -> None:
-    sweep.add_argument("algorithm", nargs="?", help=f"one of {', '.join(algos.names())}")
-    sweep.add_argument("--env", help="an environment in torch; 'python -m funrl envs' lists them")
-    sweep.add_argument("--num-agents", type=_whole, metavar="K", help="agents in all, with all seeds; of each value of a static option")
-    sweep.add_argument("--seeds", type=_whole, metavar="S", help="agents of each configuration (default: 1)")
-    sweep.add_argument(
-        "--set",
-        action="extend",
-        nargs="+",
-        metavar="NAME=VALUES",
-        help="an option: learning_rate=log:1e-4..1e-2 is a range of logarithms, clip=0.1..0.3 a range, gamma=0.95,0.99 a list of choices, "
-        "num_epochs=2,4 (a program for each), num_cells=64,64;128,128 too, and num_envs=16 a fixed value",
-    )
-    sweep.add_argument("--method", choices=["random", "sobol", "grid", "pbt"], help="how the configurations are chosen (default: random)")
-    sweep.add_argument("--total-steps", type=_whole, metavar="N", help="environment steps of each agent")
-    sweep.add_argument("--seed", type=_whole, help="the seed of all random numbers (default: 0)")
-    sweep.add_argument("--chunk", type=_whole, metavar="C", help="agents in one program (default: as many as fit into the memory)")
-    sweep.add_argument("--out", metavar="DIR", help="the folder of the sweep (default: runs/sweep-ALGORITHM-ENV-SEED)")
-    sweep.add_argument("--backend", choices=["auto", "xla", "inductor", "eager"], help="the compiler, as for train")
-    sweep.add_argument("--resume", action="store_true", help="go on with the sweep in DIR, with its own options")
-
-
-def _add_record(recording: argparse.ArgumentParser) -> None:
-    recording.add_argument("dir", metavar="DIR", help="the folder of a run")
-    recording.add_argument(
-        "--out", metavar="DATA", required=True, help="minari:ID, minari:./FOLDER, FILE.npz, FILE.safetensors, or a folder of funrl's own"
-    )
-    recording.add_argument("--steps", type=_whole, required=True, metavar="N", help="number of transitions")
-    recording.add_argument(
-        "--policy",
-        choices=["greedy", "explore", "random", "replay"],
-        default="greedy",
-        help="the agent without or with exploration, random actions, or the latest steps in its replay buffer (default: greedy)",
-    )
-    recording.add_argument("--checkpoint", metavar="FILE", help="an earlier checkpoint of the run (default: the latest)")
-    recording.add_argument("--agent", type=_whole, default=0, metavar="K", help="which of the run's agents, from 0 (default: 0)")
-    recording.add_argument("--seed", type=_whole, default=0, help="the seed of the episodes' random numbers (default: 0)")
-    _add_own(recording)
-
-
-def _add_play(parser: argparse.ArgumentParser, num_episodes: int, meaning: str) -> None:
-    parser.add_argument("dir", metavar="DIR", help="the folder of a run")
-    parser.add_argument("--episodes", type=_whole, default=num_episodes, metavar="N", help=f"{meaning} (default: {num_episodes})")
-    parser.add_argument("--seed", type=_whole, default=0, help="the seed of the episodes' random numbers (default: 0)")
-    _add_own(parser)
-
-
-def _add_own(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--algo", metavar="MODULE:NAME", help="an algorithm of your own, or a function without arguments that returns it")
-    parser.add_argument("--trust", action="store_true", help="allow the import of the module in the name of the run's environment")
-
-
 def _whole(text: str) -> int:
     """Parse an integer such as ``500000``, ``500_000`` or ``5e5``."""
-    with contextlib.suppress(ValueError):
+    try:
         return int(text)
-    with contextlib.suppress(ValueError):
-        if (value := float(text)).is_integer():
-            return int(value)
-    raise argparse.ArgumentTypeError(f"expected a whole number such as 500000 or 5e5, got {text!r}")
+    except ValueError:
+        pass
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.5
+    if not value.is_integer():
+        raise argparse.ArgumentTypeError(f"expected a whole number such as 500000 or 5e5, got {text!r}")
+    return int(value)
+
+
+# The commands with their short and long descriptions.
+_COMMANDS = {
+    "train": ("train agents", "Train one agent, or several as one program."),
+    "sweep": ("train agents with different hyperparameters", "Train many agents with different hyperparameters as one program."),
+    "evaluate": ("evaluate trained agents", "Evaluate the agents of a run without exploration."),
+    "video": ("film a trained agent", "Film an agent of a run as it plays without exploration."),
+    "plot": ("draw learning curves", "Draw the learning curves of runs, or of a sweep, or compare sweeps."),
+    "report": (
+        "write a page about runs",
+        "Write one HTML page about runs: results, curves, metrics, hyperparameters, versions, and the films in their folders.",
+    ),
+    "record": ("record data", "Record a data set with an agent of a run."),
+    "envs": ("list the environments", "List the environments."),
+}
+_LIST = {"action": "extend", "nargs": "+"}
+_NUMBER, _SWITCH = {"type": _whole, "metavar": "N"}, {"action": "store_true"}
+_AGENTS, _BACKENDS = {"type": _whole, "metavar": "K"}, {"choices": ["auto", "xla", "inductor", "eager"]}
+_XLA = "the compiler: XLA (starts in seconds; the extra xla), torch's inductor, or none (default: the available one, XLA on a CPU)"
+_VALUES = (
+    "an option: learning_rate=log:1e-4..1e-2 is a range of logarithms, clip=0.1..0.3 a range, gamma=0.95,0.99 a list of choices, "
+    "num_epochs=2,4 (a program for each), num_cells=64,64;128,128 too, and num_envs=16 a fixed value"
+)
+_WORKERS = "step a host environment in worker processes: all for each batch, or each for separate batches while the agent learns"
+_POLICY = "the agent without or with exploration, random actions, or the latest steps in its replay buffer (default: greedy)"
+# The arguments of the commands in the first column: their names, the text of the help, and further settings for argparse.
+_ARGUMENTS: list[tuple[str, str, str, dict[str, Any]]] = [
+    ("train", "algorithm", f"one of {', '.join(algos.names())}; or from data {', '.join(offline.names())}", {"nargs": "?"}),
+    ("train", "--env", "an environment; 'python -m funrl envs' lists them", {}),
+    ("train", "--data", "what a learner from data learns from: minari:ID, a file, or a folder", {}),
+    (
+        "train",
+        "--total-steps",
+        "environment steps of each agent (default: depends on the environment), or gradient steps from data (default: 100,000)",
+        _NUMBER,
+    ),
+    ("train", "--num-agents", "agents trained at once (default: 1)", _AGENTS),
+    ("train", "--chunk", "agents in one program (default: all, or all of a process of torchrun)", {**_NUMBER, "metavar": "C"}),
+    ("train", "--set", "options of the algorithm, such as learning_rate=3e-4", {"default": [], "metavar": "NAME=VALUE", **_LIST}),
+    ("train", "--collector", _WORKERS, {"choices": list(COLLECTORS)}),
+    ("train", "--num-workers", "number of worker processes (default: 2)", _NUMBER),
+    ("train", "--envs-per-worker", "environments of each (default: num_envs / num_workers)", _NUMBER),
+    ("train", "--backend", _XLA, _BACKENDS),
+    ("train", "--resume", "continue the run in DIR; options that are not given are those of the run", _SWITCH),
+    ("train", "--out", "the folder of the run (default: runs/ALGORITHM-ENV-SEED, with a number if that exists)", {"metavar": "DIR"}),
+    ("sweep", "algorithm", f"one of {', '.join(algos.names())}", {"nargs": "?"}),
+    ("sweep", "--env", "an environment in torch; 'python -m funrl envs' lists them", {}),
+    ("sweep", "--num-agents", "agents in all, with all seeds; of each value of a static option", _AGENTS),
+    ("sweep", "--seeds", "agents of each configuration (default: 1)", {**_NUMBER, "metavar": "S"}),
+    ("sweep", "--set", _VALUES, {"metavar": "NAME=VALUES", **_LIST}),
+    ("sweep", "--method", "how the configurations are chosen (default: random)", {"choices": ["random", "sobol", "grid", "pbt"]}),
+    ("sweep", "--total-steps", "environment steps of each agent", _NUMBER),
+    ("sweep", "--chunk", "agents in one program (default: as many as fit into the memory)", {**_NUMBER, "metavar": "C"}),
+    ("sweep", "--backend", "the compiler, as for train", _BACKENDS),
+    ("sweep", "--resume", "go on with the sweep in DIR, with its own options", _SWITCH),
+    ("sweep", "--out", "the folder of the sweep (default: runs/sweep-ALGORITHM-ENV-SEED)", {"metavar": "DIR"}),
+    ("train sweep", "--seed", "the seed of all random numbers (default: 0)", {"type": _whole}),
+    ("evaluate video record", "dir", "the folder of a run", {"metavar": "DIR"}),
+    ("evaluate", "--episodes", "episodes of each agent (default: 100)", {"default": 100, **_NUMBER}),
+    ("video", "--episodes", "number of episodes, side by side (default: 4)", {"default": 4, **_NUMBER}),
+    ("video", "--out", "the film, .mp4 or .gif (default: DIR/video.mp4)", {"metavar": "FILE"}),
+    ("plot", "dirs", "the folder of a run or a sweep", {"nargs": "+", "metavar": "DIR"}),
+    ("plot", "--over", "draw the returns of a sweep over its hyperparameters, not its curves", _SWITCH),
+    ("plot", "--out", "the picture, .png, .svg or .pdf (default: learning_curves.png)", {"metavar": "FILE"}),
+    ("report", "dirs", "the folder of a run", {"nargs": "+", "metavar": "DIR"}),
+    ("report", "--out", "the page, .html (default: DIR/report.html; of several runs report.html)", {"metavar": "FILE"}),
+    (
+        "record",
+        "--out",
+        "minari:ID, minari:./FOLDER, FILE.npz, FILE.safetensors, or a folder of funrl's own",
+        {"metavar": "DATA", "required": True},
+    ),
+    ("record", "--steps", "number of transitions", {"required": True, **_NUMBER}),
+    ("record", "--policy", _POLICY, {"choices": ["greedy", "explore", "random", "replay"], "default": "greedy"}),
+    ("record", "--checkpoint", "an earlier checkpoint of the run (default: the latest)", {"metavar": "FILE"}),
+    ("video record", "--agent", "which of the run's agents, from 0 (default: 0)", {"default": 0, **_AGENTS}),
+    ("evaluate video record", "--seed", "the seed of the episodes' random numbers (default: 0)", {"default": 0, "type": _whole}),
+    (
+        "train evaluate video record",
+        "--algo",
+        "an algorithm of your own, or a function without arguments that returns it",
+        {"metavar": "MODULE:NAME"},
+    ),
+    ("train evaluate video record", "--trust", "allow the import of the module in the name of the run's environment", _SWITCH),
+]
+
+
+def parser(commands: dict[str, Callable[[argparse.Namespace], None]]) -> argparse.ArgumentParser:
+    """Return the parser of ``python -m funrl``, whose result has the function of the command as ``command``."""
+    parser = _Parser(prog="python -m funrl", description="Functional reinforcement learning on torch.func.", allow_abbrev=False)
+    sub = parser.add_subparsers(title="commands", required=True, metavar=f"{{{','.join(_COMMANDS)}}}")
+    for command, (short, long) in _COMMANDS.items():
+        own = sub.add_parser(command, help=short, description=long, allow_abbrev=False)
+        own.set_defaults(command=commands[command])
+        for names, argument, text, settings in _ARGUMENTS:
+            if command in names.split():
+                own.add_argument(argument, help=text, **settings)
+    return parser
 
 
 def option(text: str, defaults: dict[str, Any]) -> tuple[str, Any]:
@@ -229,11 +216,11 @@ def _parse(value: str, default: Any) -> Any:
     return type(default)(value)
 
 
-def check_use(args: argparse.Namespace, from_data: bool, collector: str | None, num_workers: int | None) -> None:
+def check_use(args: argparse.Namespace, from_data: bool) -> None:
     """Raise if an argument was given that has no effect with this algorithm, or without a collector."""
-    for name, value in (("--data", None if from_data else args.data), ("--collector", collector if from_data else None)):
+    for name, value in (("--data", None if from_data else args.data), ("--collector", args.collector if from_data else None)):
         if value is not None:
             raise UsageError(f"{name}: {args.algorithm} has no use for it; leave it out, or choose another algorithm")
-    for name, value in (("--num-workers", num_workers), ("--envs-per-worker", args.envs_per_worker)):
-        if collector is None and value is not None:
+    for name, value in (("--num-workers", args.num_workers), ("--envs-per-worker", args.envs_per_worker)):
+        if args.collector is None and value is not None:
             raise UsageError(f"{name}: there are workers only with --collector sync or async; give one, or leave this out")

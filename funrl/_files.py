@@ -124,6 +124,12 @@ def write_atomic(path: str | os.PathLike, write: Callable[[BinaryIO], Any]) -> N
             os.close(folder)
 
 
+def write_json(path: str | os.PathLike, data: Any, indent: int | None = 2) -> None:
+    """Write JSON to the file ``path``, as :func:`write_atomic` does."""
+    text = json.dumps(data, indent=indent) + "\n"
+    write_atomic(path, lambda file: file.write(text.encode()))
+
+
 def write_tensors(file: BinaryIO, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write contiguous tensors on the CPU to a file in the safetensors format.
 

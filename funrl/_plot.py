@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from funrl import populations, random, record, runs
-from funrl._arguments import UsageError
+from funrl._arguments import UsageError, usage
 from funrl._files import say
 from funrl.populations import Table
 from funrl.runs import Folder
@@ -20,13 +20,12 @@ def plot(args: argparse.Namespace, out: Path) -> None:
     sweeps = [path for path in args.dirs if (Path(path) / "sweep.json").exists()]
     if sweeps and len(sweeps) < len(args.dirs):
         raise UsageError(f"{sweeps[0]} is a sweep, and not all of the others are; plot runs and sweeps in pictures of their own")
-    try:
-        if sweeps:
-            tables = {Path(path).resolve().name: populations.read_table(Path(path) / "table.csv") for path in sweeps}
-        elif len(args.dirs) == 1 and (table := _table_of(Folder(args.dirs[0]))) is not None:
+    with usage():
+        if missing := [path for path in sweeps if not (Path(path) / "table.csv").exists()]:
+            raise UsageError(f"{missing[0]}/table.csv: it is missing; wait until the sweep has ended")
+        tables = {Path(path).resolve().name: populations.read_table(Path(path) / "table.csv") for path in sweeps}
+        if len(args.dirs) == 1 and not sweeps and (table := _table_of(Folder(args.dirs[0]))) is not None:
             tables = {Path(args.dirs[0]).resolve().name: table}
-        else:
-            tables = {}
         if args.over and len(tables) != 1:
             raise UsageError(
                 f"--over: expected one sweep, or a run whose agents have hyperparameters of their own, got {len(args.dirs)} runs"
@@ -41,10 +40,6 @@ def plot(args: argparse.Namespace, out: Path) -> None:
             record.hyperparameters(table, out, title=name)
         else:
             record.configurations(random.key(0), table, out, title=name)
-    except FileNotFoundError as error:
-        raise UsageError(f"{error.filename}: it is missing; wait until the sweep has ended") from None
-    except (ValueError, ModuleNotFoundError) as error:
-        raise UsageError(str(error)) from None
     say(f"{out}: {len(next(iter(tables.values())).keys)} agents" if len(tables) == 1 else f"{out}: {len(tables)} sweeps")
 
 
@@ -53,11 +48,9 @@ def report(args: argparse.Namespace) -> None:
     folders = _labelled(args.dirs)
     out = next(iter(folders.values())).path / "report.html" if len(folders) == 1 else Path("report.html")
     out = out if args.out is None else Path(args.out)
-    try:
+    with usage():
         found = {name: _record(folder) for name, folder in folders.items()}
         record.report(random.key(0), found, out)
-    except (FileNotFoundError, ValueError, ModuleNotFoundError) as error:
-        raise UsageError(str(error)) from None
     films = sum(len(run.films) for run in found.values())
     shown = f"{films} film{'s' if films > 1 else ''}" if films else "no films; python -m funrl video DIR makes one"
     say(f"{out}: {len(found)} run{'s' if len(found) > 1 else ''}, {shown}")
@@ -81,11 +74,9 @@ def _labelled(dirs: list[str]) -> dict[str, Folder]:
 def _curves(args: argparse.Namespace, out: Path) -> None:
     folders = _labelled(args.dirs)
     titles = {runs.read_config(folder.path)["env"] for folder in folders.values()}
-    try:
+    with usage():
         curves = {name: record.read_metrics(folder.metrics) for name, folder in folders.items()}
         record.learning_curves(random.key(0), curves, out, title=titles.pop() if len(titles) == 1 else "")
-    except (FileNotFoundError, ValueError, ModuleNotFoundError) as error:
-        raise UsageError(str(error)) from None
     say(f"{out}: {len(curves)} run{'s' if len(curves) > 1 else ''}")
 
 

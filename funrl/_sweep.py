@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from funrl import algos, populations, random, training
-from funrl._arguments import UsageError, run_folder, values_of
+from funrl._arguments import UsageError, run_folder, usage, values_of
 from funrl._files import say
 from funrl.runs import RunError
 
@@ -45,7 +45,7 @@ def sweep(args: argparse.Namespace) -> None:
 def _populations(given: dict[str, Any]) -> tuple[list[populations.Population], int, Any]:
     """Return the populations, the steps of an agent and the key that the arguments ask for."""
     name, env = given["algorithm"], given["env"]
-    try:
+    with usage():
         defaults = algos.defaults(name)
         hparams = populations.hparam_names(algos.make(name, env))
         preset = training.preset(name, env)
@@ -56,17 +56,10 @@ def _populations(given: dict[str, Any]) -> tuple[list[populations.Population], i
             if any(option in some for some in chosen.values()):
                 raise UsageError(f"--set {option}: expected once, got it twice; leave one out")
             chosen[kind][option] = value
-        options = dict(preset.options)
-        if "anneal_steps" in options:
-            options["anneal_steps"] = float(steps)  # as for train
-        algo = algos.make(name, env, **{**options, **chosen["fixed"]})
+        algo = algos.make(name, env, **{**preset.options_over(steps), **chosen["fixed"]})
         made = populations.by_value(algo, chosen["static"]) if chosen["static"] else [algo]
         several = [_population(one, chosen["space"], given) for one in made]
         return several, steps, random.key(given.get("seed", 0))
-    except (RunError, UsageError):
-        raise
-    except (ValueError, TypeError, ImportError) as error:
-        raise UsageError(str(error)) from None
 
 
 def _population(algo: algos.Algorithm, space: dict[str, Any], given: dict[str, Any]) -> populations.Population:

@@ -6,10 +6,9 @@ learner sends new parameters with ``update_params``; each batch has the version 
 
 from funrl.collectors._collector import Collector, CollectorState
 from funrl.collectors._messages import Answer as Answer, RemoteWorker as RemoteWorker, Transport as Transport
-from funrl.collectors._processes import asynchronous, synchronous
+from funrl.collectors._processes import asynchronous, by_transport as by_transport, synchronous
 from funrl.collectors._pure import compiled
 from funrl.collectors._ray import ray
-from funrl.collectors._remote import by_messages as by_messages
 from funrl.collectors._tracker import Collected
 
 __all__ = ["Collected", "Collector", "CollectorState", "asynchronous", "compiled", "ray", "synchronous"]

@@ -92,6 +92,8 @@ class Published:
     A file lock prevents it; the system releases the lock of a process that dies.
     """
 
+    message = None  # in requests, as the workers read them here
+
     def __init__(self, specs: Any, handle: int | None = None):
         self.specs = {"version": Spec((), torch.int64), "params": specs}
         self.shared = Shared(size(self.specs), handle)

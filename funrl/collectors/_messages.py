@@ -1,8 +1,8 @@
-"""Workers that may be on other machines: what they are asked, and a pool of them that speaks by messages."""
+"""Requests to workers, their answers, and the transports that carry both."""
 
-import time
+import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import cloudpickle
@@ -10,49 +10,70 @@ import numpy as np
 import torch
 
 from funrl.collectors._memory import copies, size, spec, tensor_views, write
-from funrl.collectors._pool import START_SECONDS, FinishedBatch, Pool
 from funrl.collectors._tracker import ResumePoint
-from funrl.collectors._worker import Worker, WorkerSpec, describe, slot_specs
+from funrl.collectors._worker import Facts, Worker, WorkerSpec, describe, slot_specs
+
+
+class Answer(NamedTuple):
+    """The answer to a request: ``value``; or why there is none: ``lost``, the end of the worker, or ``failed``, its error and ``trace``."""
+
+    value: Any = None
+    lost: str = ""
+    failed: str = ""
+    trace: str = ""
 
 
 class _Held:
     """The latest parameters that a worker was sent."""
 
     def __init__(self, specs: Any):
-        self.specs, self.version, self.bytes = specs, 0, torch.zeros(size(specs), dtype=torch.uint8)
+        self.specs, self.version, self.bytes = specs, -1, torch.zeros(size(specs), dtype=torch.uint8)
 
     def read(self, device: torch.device | None = None) -> tuple[int, Any]:
         return self.version, copies(tensor_views(self.specs, self.bytes), device)
 
 
 class RemoteWorker:
-    """A worker whose answers are values: it holds an environment in a process of its own, from :meth:`start` on."""
+    """A worker behind a transport: it has an environment from the request :meth:`start` on. Its batches and parameters are values."""
 
     worker: Any = None
 
-    def start(self, serialized: bytes) -> Any:
+    def answer(self, method: str, *args: Any) -> Answer:
+        """Answer a request for one of the methods below."""
+        try:
+            return Answer(getattr(self, method)(*args))
+        except Exception as error:
+            return Answer(failed=describe(error), trace=traceback.format_exc())
+
+    def start(self, serialized: bytes) -> Facts:
         """Make the environment of a :class:`WorkerSpec`, which cloudpickle has written, and return the :class:`Facts` about it."""
         torch.set_num_threads(1)
         torch.set_grad_enabled(False)
         worker_spec: WorkerSpec = cloudpickle.loads(serialized)
-        self.held = _Held(worker_spec.params)
-        self.worker = Worker(worker_spec, self.held)
+        self.worker = Worker(worker_spec, self.parameters(worker_spec.params))
         return self.worker.facts()
 
-    def collect(self, number: int, steps: int, published: tuple[int, np.ndarray]) -> tuple[int, np.ndarray]:
-        """Collect the batch of a number; return the version of its parameters, and its bytes."""
-        version, memory = published
-        self.held.version, self.held.bytes = version, torch.from_numpy(np.array(memory))
-        self.worker.version, self.worker.steps = -1, steps  # read them again
-        specs = slot_specs(self.worker.facts(), steps)
-        slot = torch.empty(size(specs), dtype=torch.uint8)
-        self.worker.collect(tensor_views(specs, slot), number)
-        return version, slot.numpy()
+    def parameters(self, specs: Any) -> Any:
+        """Return the parameters of the policy, with ``version`` and ``read``."""
+        self.held = _Held(specs)
+        return self.held
 
-    def restore(self, part: ResumePoint, steps: int) -> None:
+    def allocate(self, steps: int, num_slots: int) -> None:
+        """Prepare for ``num_slots`` batches of ``steps`` steps."""
+        self.worker.steps, self.layout = steps, slot_specs(self.worker.facts(), steps)
+
+    def collect(self, slot: int, number: int, published: Any) -> tuple[int, np.ndarray | None]:
+        """Collect the batch of a number; return the version of its parameters, and its bytes."""
+        version, params = published
+        if version != self.worker.version:
+            self.held.version, self.held.bytes = version, torch.from_numpy(np.array(params))
+        memory = torch.empty(size(self.layout), dtype=torch.uint8)
+        self.worker.collect(tensor_views(self.layout, memory), number)
+        return version, memory.numpy()
+
+    def restore(self, point: ResumePoint) -> None:
         """Bring the environment to a resume point."""
-        self.worker.steps = steps
-        self.worker.restore(part)
+        self.worker.restore(point)
 
     def close(self) -> None:
         """Close the environment."""
@@ -61,158 +82,84 @@ class RemoteWorker:
 
 
 class Latest:
-    """The latest parameters, in the form in which workers are sent them."""
+    """The latest parameters, in the form in which requests carry them."""
 
-    def __init__(self, params: Any, send: Callable[[Any], Any]):
-        self.specs, self.send = {"params": spec(params)}, send
+    def __init__(self, params: Any, transport: "Transport"):
+        self.specs, self.transport = spec(params), transport
         self.write(params, 0)
 
     def write(self, params: Any, version: int) -> None:
         memory = torch.zeros(size(self.specs), dtype=torch.uint8)
-        write(tensor_views(self.specs["params"], memory), params)
+        write(tensor_views(self.specs, memory), params)
         self.memory = memory
-        self.message = self.send((version, memory.numpy()))
+        self.renumber(version)
 
     def renumber(self, version: int) -> None:
-        self.message = self.send((version, self.memory.numpy()))
-
-
-class Answer(NamedTuple):
-    """The answer to a request: ``value``; or why there is none: ``lost``, the end of the worker, or ``failed``, its exception."""
-
-    value: Any = None
-    lost: str = ""
-    failed: BaseException | None = None
+        self.message = self.transport.send((version, self.memory.numpy()))
 
 
 class Transport(ABC):
-    """The way of requests to workers, and of their answers."""
+    """The workers of a pool: the way of requests to them and of their answers, which come in the order of a worker's requests.
 
-    restarts_workers: bool
+    Attributes:
+        restarts_workers: whether a lost worker can be replaced.
+        processes: the ids of worker processes of this machine.
+        published: the latest parameters, with ``write(params, version)`` and ``renumber(version)``; by default a :class:`Latest`.
+    """
+
+    restarts_workers = True
+    processes: tuple[int, ...] = ()
+    published: Any
+
+    def publish(self, params: Any) -> None:
+        """Publish the first parameters."""
+        self.published = Latest(params, self)
+
+    def start(self, worker: int, serialized: bytes) -> None:
+        """Start a worker, or a new one in its place."""
+        self.connect(worker)
+        self.request(worker, "start", serialized)
+
+    def allocate(self, worker: int, facts: Facts, steps: int, num_slots: int) -> None:
+        """Let a worker prepare for ``num_slots`` batches of ``steps`` steps."""
+        self.request(worker, "allocate", steps, num_slots)
+
+    def collect(self, worker: int, slot: int, number: int) -> None:
+        """Request a batch, with the latest parameters."""
+        self.request(worker, "collect", slot, number, self.published.message)
+
+    def restore(self, worker: int, point: ResumePoint) -> None:
+        """Bring a worker to a resume point."""
+        self.request(worker, "restore", point)
+
+    def batch(self, worker: int, slot: int, value: Any, facts: Facts, steps: int) -> dict[str, Any]:
+        """Return the tensors of a finished batch."""
+        return tensor_views(slot_specs(facts, steps), torch.from_numpy(np.array(value)))
+
+    def heartbeat(self, worker: int) -> int | None:
+        """Return a number that changes while a worker works; None: a worker that works sends nothing."""
+        return None
+
+    def send(self, value: Any) -> Any:
+        """Return parameters in the form in which they are an argument of a request."""
+        return value
 
     @abstractmethod
-    def start(self, worker: int) -> None:
+    def connect(self, worker: int) -> None:
         """Start the process of a worker, or a new one."""
 
     @abstractmethod
-    def send(self, value: Any) -> Any:
-        """Return parameters in the form in which they are an argument of a request."""
+    def request(self, worker: int, method: str, *args: Any) -> None:
+        """Ask a worker for a method of :class:`RemoteWorker`.
+
+        Raises:
+            OSError: if it cannot be reached.
+        """
 
     @abstractmethod
-    def request(self, worker: int, method: str, *args: Any) -> Any:
-        """Ask a worker for a method of :class:`RemoteWorker`; return a name of the request. Its requests are answered in order."""
-
-    @abstractmethod
-    def wait(self, requests: Sequence[Any], seconds: float) -> tuple[Any, Answer] | None:
-        """Return one of the requests with its answer, or None if there is none in time."""
+    def wait(self, seconds: float) -> Sequence[tuple[int, Answer]]:
+        """Wait for an answer; return those that are there, of each waiting worker at least its oldest, or none if none came in time."""
 
     @abstractmethod
     def close(self) -> None:
         """End all workers; a second call does nothing."""
-
-
-class MessagePool(Pool):
-    """Workers behind a :class:`Transport`.
-
-    The parameters are a :class:`Latest`; a batch is made with those at its request. ``timeout`` is for one batch, as a worker that works
-    sends nothing.
-    """
-
-    def __init__(self, *args: Any, transport: Transport, **options: Any):
-        super().__init__(*args, **options)
-        self.transport, self.replaces, self._closed = transport, transport.restarts_workers, False
-        self.values: dict[FinishedBatch, np.ndarray] = {}  # of the batches that are not taken yet
-        self.asked: dict[Any, tuple[int, str, Any]] = {}  # worker, method and further data of each request without an answer
-        self.since = [time.monotonic()] * len(self.specs)
-        self._begin()
-
-    @property
-    def closed(self) -> bool:
-        return self._closed
-
-    def close(self) -> None:
-        if not self._closed:
-            self._closed = True
-            self.transport.close()
-            self.finished.clear()
-            self.values.clear()
-
-    def allocate(self, steps: Sequence[int], num_slots: int) -> None:
-        self.steps = list(steps)
-
-    def take(self, batch: FinishedBatch) -> None:
-        super().take(batch)
-        del self.values[batch]
-
-    def slot(self, batch: FinishedBatch) -> dict[str, Any]:
-        memory = torch.from_numpy(np.array(self.values[batch]))
-        return tensor_views(slot_specs(self.facts[batch.worker], self.steps[batch.worker]), memory)
-
-    def drop(self) -> None:
-        super().drop()
-        self.values.clear()
-
-    def restore(self) -> None:
-        for worker in range(len(self.specs)):
-            self._restore(worker)
-        while self.asked:
-            self._poll()
-
-    def _busy(self) -> bool:
-        return bool(self.asked)
-
-    def _start(self, worker: int) -> None:
-        # What a lost worker has made and was asked for is made again.
-        self.asked = {request: entry for request, entry in self.asked.items() if entry[0] != worker}
-        self.values = {batch: memory for batch, memory in self.values.items() if batch.worker != worker}
-        self.transport.start(worker)
-        self._request(worker, "start", None, self.specs[worker])
-        if self.steps:
-            self._restore(worker)
-            for slot, number in self.pending[worker]:
-                self._collect(worker, slot, number)
-
-    def _restore(self, worker: int) -> None:
-        self._request(worker, "restore", None, self.resume_point(worker), self.steps[worker])
-
-    def _collect(self, worker: int, slot: int, number: int) -> None:
-        self._request(worker, "collect", (slot, number), number, self.steps[worker], self.published.message)
-
-    def _request(self, worker: int, method: str, data: Any, *args: Any) -> None:
-        self._check_open()
-        if not any(each == worker for each, _, _ in self.asked.values()):
-            self.since[worker] = time.monotonic()
-        try:
-            self.asked[self.transport.request(worker, method, *args)] = (worker, method, data)
-        except OSError as error:
-            raise self._failure(worker, f"it cannot be reached: {error}") from error
-
-    def _receive(self) -> None:
-        """Receive an answer, or find that a worker is lost."""
-        oldest: dict[int, Any] = {}  # of each worker, as the answers of one may be seen in another order than they were given
-        for request, (worker, _, _) in self.asked.items():
-            oldest.setdefault(worker, request)
-        found = self.transport.wait(list(oldest.values()), min(1.0, self.timeout / 4))
-        if found is not None:
-            self._read(*found)
-            return
-        now = time.monotonic()
-        for worker, request in oldest.items():
-            patience = self.timeout + (START_SECONDS if self.asked[request][1] == "start" else 0.0)
-            if now - self.since[worker] > patience:
-                self._replace(worker, f"gave no answer for {patience:g} s")
-
-    def _read(self, request: Any, answer: Answer) -> None:
-        worker, method, data = self.asked.pop(request)
-        self.since[worker] = time.monotonic()
-        if answer.failed is not None:
-            raise self._failure(worker, describe(answer.failed)) from answer.failed
-        if answer.lost:
-            self._replace(worker, answer.lost)
-        elif method == "start":
-            self._ready(worker, answer.value)
-        elif method == "collect":
-            (slot, number), (version, memory) = data, answer.value
-            batch = FinishedBatch(worker, slot, number, version)
-            self.values[batch] = memory
-            self._done(batch)

@@ -1,16 +1,16 @@
-"""The parts that all worker pools share: requests and finished batches in order, and which lost workers are replaced."""
+"""The pool of workers: requests and finished batches in order, and the replacement of lost workers."""
 
-from abc import ABC, abstractmethod
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import cloudpickle
-import torch
 
 from funrl import tree
+from funrl.collectors._messages import Answer, Transport
 from funrl.collectors._tracker import ResumePoint
-from funrl.collectors._worker import WorkerSpec
+from funrl.collectors._worker import Facts, WorkerSpec
 from funrl.env import HostError
 
 # Imports take seconds, more on a busy machine. This time is no sign of a hanging environment.
@@ -27,122 +27,93 @@ class FinishedBatch(NamedTuple):
         slot: the index of its slot in the worker's memory.
         number: its number among the worker's batches, from 0.
         version: the version of the parameters that made it.
+        value: its bytes, if they are not in shared memory.
     """
 
     worker: int
     slot: int
     number: int
     version: int
+    value: Any
 
 
-class Pool(ABC):
+class Pool:
     """The workers of one collector.
 
     Args:
         what: the name of the collector, for messages.
-        create_envs: one function for each worker that returns its environment.
-        act: the acting function, as for :func:`funrl.rollout`.
-        key: int64 [].
-        published: the latest parameters, with ``write(params, version)``, ``renumber(version)`` and ``specs["params"]``.
-        device: the device of the policy.
-        max_frames: the number of steps after which an episode is truncated.
-        env_params: the physical constants of the environments; None: their default_params.
-        timeout: the number of seconds after which a worker counts as lost.
+        specs: the specification of each worker.
+        params: the first parameters.
+        transport: the way to the workers.
+        timeout: the number of seconds after which a worker counts as lost: for one step where there are heartbeats, else for one batch.
         restart: whether to replace a lost worker.
     """
-
-    replaces = True  # whether a lost worker can be replaced
-    processes: tuple[int, ...] = ()  # the ids of worker processes of this machine
 
     def __init__(
         self,
         what: str,
-        create_envs: Sequence[Callable[[], Any]],
-        act: Any,
-        key: torch.Tensor,
-        published: Any,
+        specs: Sequence[WorkerSpec],
+        params: Any,
+        transport: Transport,
         *,
-        device: torch.device | None,
-        max_frames: int,
-        env_params: Any,
         timeout: float,
         restart: bool,
     ):
-        self.what, self.published, self.timeout, self.restart = what, published, timeout, restart
-        self.specs = [
-            _serialize(what, WorkerSpec(i, create_env, act, key.cpu(), published.specs["params"], device, max_frames, env_params))
-            for i, create_env in enumerate(create_envs)
-        ]
+        self.what, self.transport, self.timeout, self.restart = what, transport, timeout, restart
+        self.specs = [_serialize(what, each) for each in specs]
         count = len(self.specs)
         self.facts: list[Any] = [None] * count  # Facts of the workers that are ready
         self.finished: deque[FinishedBatch] = deque()
         self.pending: list[list[tuple[int, int]]] = [[] for _ in range(count)]  # slots and numbers requested and not taken, in order
+        self.asked: list[deque[tuple[Any, ...]]] = [deque() for _ in range(count)]  # requests without an answer, in order
+        self.heartbeats: list[int | None] = [None] * count
+        self.since = [0.0] * count  # the time of each worker's last sign of life
         self.failures = [0] * count  # restarts since the last batch
-        self.restarts = 0
+        self.restarts, self.closed = 0, False
         self.resume_point: Callable[[int], ResumePoint | None] = lambda worker: None
         self.steps: list[int] = []  # steps of each worker's batches, once memory is allocated
-
-    def _begin(self) -> None:
-        """Start all workers, and wait until they are ready."""
+        transport.publish(params)
         try:
-            for worker in range(len(self.specs)):
-                self._start(worker)
+            for worker in range(count):
+                self._request(worker, "start", self.specs[worker])
             while any(each is None for each in self.facts):
                 self._poll()
         except BaseException:
             self.close()
             raise
 
-    @property
-    @abstractmethod
-    def closed(self) -> bool:
-        """True once the workers are ended."""
-
-    @abstractmethod
     def close(self) -> None:
         """End all workers; a second call does nothing."""
+        if not self.closed:
+            self.closed = True
+            self.transport.close()
+            self.finished.clear()
 
-    @abstractmethod
     def allocate(self, steps: Sequence[int], num_slots: int) -> None:
         """Prepare for ``num_slots`` batches of each worker; ``steps`` holds the steps of each worker's batches."""
-
-    @abstractmethod
-    def slot(self, batch: FinishedBatch) -> dict[str, Any]:
-        """Return the tensors of a batch that :meth:`next` returned."""
-
-    @abstractmethod
-    def restore(self) -> None:
-        """Bring each worker to its resume point."""
-
-    @abstractmethod
-    def _start(self, worker: int) -> None:
-        """Start the process of a worker, or a new one."""
-
-    @abstractmethod
-    def _collect(self, worker: int, slot: int, number: int) -> None:
-        """Send the request of a batch."""
-
-    @abstractmethod
-    def _busy(self) -> bool:
-        """Return whether any worker has a request without an answer."""
-
-    @abstractmethod
-    def _receive(self) -> None:
-        """Receive answers, and replace workers that are lost."""
+        self.steps, self.num_slots = list(steps), num_slots
+        for worker in range(len(self.specs)):
+            self._allocate(worker)
 
     def ask(self, worker: int, slot: int, number: int) -> None:
         """Request a batch from a worker. It collects the requested batches one after another."""
         self.pending[worker].append((slot, number))
-        self._collect(worker, slot, number)
+        if not self._starts(worker):
+            self._request(worker, "collect", slot, number)
 
     def next(self, num: int = 1) -> list[FinishedBatch]:
         """Wait for ``num`` batches, and return them in the order in which they were finished.
 
-        Call :meth:`take` for each before the next call; until then, the replacement of a lost worker would collect them again.
+        Raises:
+            HostError: if an environment raises, or a worker dies or hangs and is not replaced. All workers are ended then.
         """
         while len(self.finished) < num:
             self._poll()
         return [self.finished.popleft() for _ in range(num)]
+
+    def slot(self, batch: FinishedBatch) -> dict[str, Any]:
+        """Return the tensors of a batch that :meth:`next` returned."""
+        return self.transport.batch(batch.worker, batch.slot, batch.value, self.facts[batch.worker], self.steps[batch.worker])
 
     def take(self, batch: FinishedBatch) -> None:
         """Free the slot of a batch that :meth:`next` returned, once it is read."""
@@ -150,36 +121,92 @@ class Pool(ABC):
 
     def drop(self) -> None:
         """Wait until all workers are idle, and drop all requests."""
-        while self._busy():
-            self._poll()
+        self._wait_until_idle()
         self.finished.clear()
         for pending in self.pending:
             pending.clear()
 
-    def _check_open(self) -> None:
+    def restore(self) -> None:
+        """Bring each worker to its resume point."""
+        for worker in range(len(self.specs)):
+            if not self._starts(worker):  # else it is done once the worker is ready
+                self._request(worker, "restore", self.resume_point(worker))
+        self._wait_until_idle()
+
+    def check_open(self) -> None:
+        """Raise a HostError if the workers are ended."""
         if self.closed:
             raise HostError(f"{self.what} is closed; make a new one")
 
-    def _poll(self) -> None:
-        self._check_open()
+    def _starts(self, worker: int) -> bool:
+        return bool(self.asked[worker]) and self.asked[worker][0][0] == "start"
+
+    def _allocate(self, worker: int) -> None:
+        self._request(worker, "allocate", self.facts[worker], self.steps[worker], self.num_slots)
+
+    def _request(self, worker: int, method: str, *args: Any) -> None:
+        """Call a method of the transport, which is a request to a worker."""
+        self.check_open()
+        if not self.asked[worker]:
+            self.since[worker] = time.monotonic()
+        self.asked[worker].append((method, *args))
         try:
-            self._receive()
+            getattr(self.transport, method)(worker, *args)
+        except OSError as error:
+            raise self._failure(worker, f"it cannot be reached: {error}") from error
+
+    def _wait_until_idle(self) -> None:
+        while any(self.asked):
+            self._poll()
+
+    def _poll(self) -> None:
+        """Read answers, and replace workers that have shown no sign of life for too long."""
+        self.check_open()
+        try:
+            for worker, answer in self.transport.wait(min(1.0, self.timeout / 4)):
+                self._read(worker, answer)
+            now = time.monotonic()
+            for worker, asked in enumerate(self.asked):
+                heartbeat = self.transport.heartbeat(worker)
+                if not asked or heartbeat != self.heartbeats[worker]:
+                    self.heartbeats[worker], self.since[worker] = heartbeat, now
+                patience = self.timeout + (START_SECONDS if self._starts(worker) else 0.0)
+                if now - self.since[worker] > patience:
+                    doing = "the start" if self._starts(worker) else f"a step or reset (its {heartbeat}th)"
+                    how = "gave no answer" if heartbeat is None else f"did not get on with {doing}"
+                    self._replace(worker, f"{how} for {patience:g} s")
         except BaseException:  # also an interrupt: later batches could be mistaken for earlier ones
             self.close()
             raise
 
-    def _ready(self, worker: int, facts: Any) -> None:
-        """Note the facts about a worker's environment, or raise a ValueError unless its steps are like those of the others."""
+    def _read(self, worker: int, answer: Answer) -> None:
+        if answer.lost:
+            self._replace(worker, answer.lost)
+            return
+        if answer.failed:
+            raise self._failure(worker, answer.failed, answer.trace)
+        (method, *args), self.since[worker] = self.asked[worker].popleft(), time.monotonic()
+        if method == "start":
+            self._ready(worker, answer.value)
+        elif method == "collect":
+            self.failures[worker] = 0
+            self.finished.append(FinishedBatch(worker, *args, *answer.value))
+
+    def _ready(self, worker: int, facts: Facts) -> None:
+        """Note the facts about a worker's environment; a worker that replaces a lost one continues where that was."""
         _check_alike(self.what, facts, worker, self.facts)
         self.facts[worker] = facts
-
-    def _done(self, batch: FinishedBatch) -> None:
-        self.failures[batch.worker] = 0
-        self.finished.append(batch)
+        if self.steps:
+            self._allocate(worker)
+            self._request(worker, "restore", self.resume_point(worker))
+            for slot, number in self.pending[worker]:
+                self._request(worker, "collect", slot, number)
 
     def _name(self, worker: int) -> str:
         """Return the name of a worker in messages."""
-        return f"{self.what}: worker {worker}"
+        processes, facts = self.transport.processes, self.facts[worker]
+        process = f" (process {processes[worker]}{f', {facts.name}' if facts else ''})" if processes else ""
+        return f"{self.what}: worker {worker}{process}"
 
     def _failure(self, worker: int, text: str, trace: str = "") -> HostError:
         """Return the error for an exception in a worker."""
@@ -191,9 +218,10 @@ class Pool(ABC):
     def _replace(self, worker: int, how: str) -> None:
         """Start a lost worker again, or raise."""
         story = f"{self._name(worker)} {how}" + (f" in its batch {self.pending[worker][0][1]}" if self.pending[worker] else "")
-        if not (self.restart and self.replaces and self.steps):
+        replaces = self.transport.restarts_workers
+        if not (self.restart and replaces and self.steps):
             remedy = ", with restart_workers=True to replace it, or a longer timeout if it was only slow"
-            remedy = remedy if self.replaces and not self.restart else ""
+            remedy = remedy if replaces and not self.restart else ""
             raise HostError(f"{story}; all workers are ended: make a new collector{remedy}")
         if self.failures[worker] == MAX_RESTARTS:
             raise HostError(f"{story}, for the {MAX_RESTARTS + 1}th time without a batch; all workers are ended")
@@ -201,7 +229,8 @@ class Pool(ABC):
         self.restarts += 1
         # Its finished batches are requested again: the new worker starts after the last batch that was taken.
         self.finished = deque(batch for batch in self.finished if batch.worker != worker)
-        self._start(worker)
+        self.asked[worker].clear()
+        self._request(worker, "start", self.specs[worker])
 
 
 def _check_alike(what: str, facts: Any, index: int, known: Sequence[Any]) -> None:

@@ -9,10 +9,12 @@ import torch
 
 from funrl import _check, random, tree
 from funrl.collectors._collector import Collector, CollectorState
-from funrl.collectors._local import WorkerPool
-from funrl.collectors._memory import Published, spec
+from funrl.collectors._local import LocalWorkers
+from funrl.collectors._memory import spec
+from funrl.collectors._messages import Transport
 from funrl.collectors._pool import FinishedBatch, Pool
 from funrl.collectors._tracker import Collected, EpisodeTracker
+from funrl.collectors._worker import WorkerSpec
 from funrl.env import AnyEnv, HostError, Place
 
 CreateEnv = Callable[[], AnyEnv]
@@ -77,23 +79,7 @@ def synchronous(
         torch.Size([10, 3]) tensor([9, 9, 9])
         torch.Size([10, 3]) tensor([19, 19, 19])
     """
-    return Synchronous(
-        "collectors.synchronous",
-        create_env,
-        act,
-        params,
-        num_workers=num_workers,
-        frames_per_batch=frames_per_batch,
-        total_frames=total_frames,
-        max_frames_per_traj=max_frames_per_traj,
-        split_trajectories=split_trajectories,
-        device=device,
-        policy_device=policy_device,
-        env_params=env_params,
-        key=key,
-        restart_workers=restart_workers,
-        timeout=timeout,
-    )
+    return Synchronous("collectors.synchronous", **locals())
 
 
 def asynchronous(
@@ -150,35 +136,20 @@ def asynchronous(
     Reference: L. Espeholt et al., "IMPALA: scalable distributed deep-RL with importance weighted actor-learner architectures", 2018,
     arXiv:1802.01561.
     """
-    what = "collectors.asynchronous"
-    return Asynchronous(
-        what,
-        create_env,
-        act,
-        params,
-        num_workers=num_workers,
-        frames_per_batch=frames_per_batch,
-        total_frames=total_frames,
-        max_frames_per_traj=max_frames_per_traj,
-        split_trajectories=split_trajectories,
-        device=device,
-        policy_device=policy_device,
-        env_params=env_params,
-        key=key,
-        restart_workers=restart_workers,
-        timeout=timeout,
-        num_slots=queue_size,
-        max_staleness=staleness_bound(what, num_workers, queue_size, max_staleness),
-    )
+    return Asynchronous("collectors.asynchronous", **locals())
 
 
-def staleness_bound(what: str, num_workers: int, queue_size: int, max_staleness: int | None) -> int:
-    """Return the largest staleness of a delivered batch: the given one, or that of queues which are full; check the three numbers."""
-    _check.integer(f"{what}: num_workers", num_workers, 1)
-    _check.integer(f"{what}: queue_size", queue_size, 1)
-    bound = num_workers * queue_size if max_staleness is None else max_staleness
-    _check.integer(f"{what}: max_staleness", bound, 0)
-    return bound
+def by_transport(what: str, *args: Any, together: bool, queue_size: int, max_staleness: int | None, **options: Any) -> Collector:
+    """Return a collector with workers behind a transport, whose batches are made ``together`` or by each worker alone.
+
+    Args:
+        what: the name of the collector, for messages.
+        *args, together, queue_size, max_staleness, **options: as for :func:`funrl.collectors.ray`; and ``transport``, a function
+            that returns a Transport.
+    """
+    if together:
+        return Synchronous(what, *args, **options)
+    return Asynchronous(what, *args, queue_size=queue_size, max_staleness=max_staleness, **options)
 
 
 class Processes(Collector):
@@ -194,50 +165,41 @@ class Processes(Collector):
         num_workers: int,
         frames_per_batch: int,
         total_frames: int,
-        max_frames_per_traj: int,
-        split_trajectories: bool,
-        device: Any,
-        policy_device: Any,
-        env_params: Any,
-        key: torch.Tensor | None,
-        restart_workers: bool,
-        timeout: float,
+        max_frames_per_traj: int = -1,
+        split_trajectories: bool = False,
+        device: Any = None,
+        policy_device: Any = None,
+        env_params: Any = None,
+        key: torch.Tensor | None = None,
+        restart_workers: bool = False,
+        timeout: float = 60.0,
+        transport: Callable[[], Transport] | None = None,
         num_slots: int = 1,
     ):
         key = random.key(0) if key is None else key
         super().__init__(what, act, params, key, frames_per_batch, total_frames, max_frames_per_traj, split_trajectories, device)
         _check.integer(f"{what}: num_workers", num_workers, 1)
         _check.number(f"{what}: timeout", timeout, "(0, inf]", "give seconds")
-        create_envs = [create_env] * num_workers if callable(create_env) else list(create_env)
+        create_envs: list[Any] = [create_env] * num_workers if callable(create_env) else list(create_env)
         if len(create_envs) != num_workers or not all(map(callable, create_envs)):
             raise ValueError(
                 f"{what}: create_env: expected a function, or one for each of {num_workers} workers; got {create_env!r}; give lambda: env"
             )
         self._lock = threading.RLock()
-        self._pool = self._make_pool(
-            what,
-            create_envs,
-            act,
-            key,
-            params,
-            device=None if policy_device is None else torch.device(policy_device),
-            max_frames=max_frames_per_traj,
-            env_params=None if env_params is None else tree.to(env_params, torch.device("cpu")),
-            timeout=timeout,
-            restart=restart_workers,
-        )
+        policy_device = None if policy_device is None else torch.device(policy_device)
+        env_params = None if env_params is None else tree.to(env_params, torch.device("cpu"))
+        specs = [
+            WorkerSpec(i, each, act, key.cpu(), spec(params), policy_device, max_frames_per_traj, env_params)
+            for i, each in enumerate(create_envs)
+        ]
+        workers = LocalWorkers(num_workers) if transport is None else transport()
+        self._pool = Pool(what, specs, params, workers, timeout=timeout, restart=restart_workers)
         try:
             self._tracker = self._allocate(what, frames_per_batch, num_slots)
         except BaseException:
             self.close()
             raise
         self._pool.resume_point = self._tracker.resume_point
-
-    def _make_pool(self, what: str, create_envs: Any, act: Any, key: torch.Tensor, params: Any, **options: Any) -> Pool:
-        """Start the workers."""
-        published = Published(spec(params))
-        published.write(params, 0)
-        return WorkerPool(what, create_envs, act, key, published, **options)
 
     def _allocate(self, what: str, frames_per_batch: int, num_slots: int) -> EpisodeTracker:
         """Divide the steps of a batch among the copies of the workers, and give the workers the memory that they write to."""
@@ -262,7 +224,7 @@ class Processes(Collector):
 
     @property
     def processes(self) -> tuple[int, ...]:
-        return self._pool.processes
+        return self._pool.transport.processes
 
     @abstractmethod
     def _copies_per_batch(self, copies: list[int]) -> list[int]:
@@ -299,16 +261,15 @@ class Processes(Collector):
         )
 
     def _publish(self, params: Any, version: int) -> None:
-        if self._pool.closed:
-            raise HostError(f"{self._what} is closed; make a new one")
+        self._pool.check_open()
         with self._lock:
-            self._pool.published.write(params, version)
+            self._pool.transport.published.write(params, version)
 
     def _resume(self, state: CollectorState) -> None:
         with self._lock:
             self._pool.drop()
             self._tracker.restore(state.tracker)
-            self._pool.published.renumber(int(state.version))
+            self._pool.transport.published.renumber(int(state.version))
             self._pool.restore()
 
 
@@ -328,9 +289,13 @@ class Synchronous(Processes):
 class Asynchronous(Processes):
     """Collector that delivers each worker's batches as they are finished, and requests one for each free slot."""
 
-    def __init__(self, *args: Any, num_slots: int, max_staleness: int, **options: Any):
-        self._num_slots, self._max_staleness = num_slots, max_staleness
-        super().__init__(*args, num_slots=num_slots, **options)
+    def __init__(self, what: str, *args: Any, num_workers: int, queue_size: int, max_staleness: int | None, **options: Any):
+        _check.integer(f"{what}: queue_size", queue_size, 1)
+        if max_staleness is not None:
+            _check.integer(f"{what}: max_staleness", max_staleness, 0)
+        super().__init__(what, *args, num_workers=num_workers, num_slots=queue_size, **options)
+        self._num_slots = queue_size
+        self._max_staleness = num_workers * queue_size if max_staleness is None else max_staleness
         self._asked: Any = None  # the number of each worker's next batch to request; None before the first request
 
     def _copies_per_batch(self, copies: list[int]) -> list[int]:

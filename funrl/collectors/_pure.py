@@ -61,13 +61,13 @@ def compiled(
         torch.Size([10, 4, 4]) tensor([0, 1, 2, 3, 4, 0, 1, 2, 3, 4]) tensor([0, 1, 2, 3])
         torch.Size([10, 4, 4]) tensor([0, 1, 2, 3, 4, 0, 1, 2, 3, 4]) tensor([ 8,  9, 10, 11])
     """
-    options = (frames_per_batch, total_frames, max_frames_per_traj, split_trajectories, device, env_params)
-    return _Compiled(create_env, act, params, num_envs, *options, random.key(0) if key is None else key, backend)
+    return _Compiled("collectors.compiled", **locals())
 
 
 class _Compiled(Collector):
     def __init__(
         self,
+        what: str,
         create_env: Callable[[], Env],
         act: Any,
         params: Any,
@@ -78,10 +78,10 @@ class _Compiled(Collector):
         split_trajectories: bool,
         device: torch.device | str | None,
         env_params: Any,
-        key: torch.Tensor,
+        key: torch.Tensor | None,
         backend: str,
     ):
-        what = "collectors.compiled"
+        key = random.key(0) if key is None else key
         super().__init__(what, act, params, key, frames_per_batch, total_frames, max_frames_per_traj, split_trajectories, device)
         _check.integer(f"{what}: num_envs", num_envs, 1)
         _check.divisor(f"{what}: num_envs", num_envs, frames_per_batch, "frames_per_batch", "each copy takes as many steps")

@@ -4,6 +4,7 @@ import importlib
 import os
 import socket
 import warnings
+from collections import deque
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -12,8 +13,7 @@ import torch
 
 from funrl.collectors._collector import Collector
 from funrl.collectors._messages import Answer, RemoteWorker, Transport
-from funrl.collectors._processes import CreateEnv
-from funrl.collectors._remote import by_messages
+from funrl.collectors._processes import CreateEnv, by_transport
 from funrl.env import HostError
 
 __all__ = ["ray"]
@@ -79,29 +79,9 @@ def ray(
 
     Reference: P. Moritz et al., "Ray: a distributed framework for emerging AI applications", 2018, arXiv:1712.05889.
     """
-    what = "collectors.ray"
-    engine = _load()
-    return by_messages(
-        what,
-        create_env,
-        act,
-        params,
-        transport=lambda: _Actors(engine, address, resources, num_workers),
-        num_workers=num_workers,
-        frames_per_batch=frames_per_batch,
-        total_frames=total_frames,
-        max_frames_per_traj=max_frames_per_traj,
-        split_trajectories=split_trajectories,
-        device=device,
-        policy_device=policy_device,
-        env_params=env_params,
-        key=key,
-        restart_workers=restart_workers,
-        timeout=timeout,
-        together=together,
-        queue_size=queue_size,
-        max_staleness=max_staleness,
-    )
+    given, engine = dict(locals()), _load()
+    del given["address"], given["resources"]
+    return by_transport("collectors.ray", **given, transport=lambda: _Actors(engine, address, resources, num_workers))
 
 
 def _load() -> Any:
@@ -112,12 +92,10 @@ def _load() -> Any:
 
 
 class _Actors(Transport):
-    """Workers as actors of Ray. The names of requests are the references of their results."""
-
-    restarts_workers = True
+    """Workers as actors of Ray. ``asked`` has the references of each worker's results that have not been read."""
 
     def __init__(self, engine: Any, address: str | None, resources: Mapping[str, Any], num_workers: int):
-        self.engine, self.actors = engine, {}
+        self.engine, self.actors, self.asked = engine, {}, {}
         if not engine.is_initialized():
             _check_address(address)
             if address is None:  # of a cluster that begins here; by default Ray's workers yield to everything else
@@ -136,30 +114,35 @@ class _Actors(Transport):
         _check_room(engine.cluster_resources(), resources, num_workers)
         self.kind = engine.remote(RemoteWorker).options(max_restarts=0, **resources)
 
-    def start(self, worker: int) -> None:
+    def connect(self, worker: int) -> None:
         self._check_head()
         if worker in self.actors:
             self.engine.kill(self.actors[worker])
-        self.actors[worker] = self.kind.remote()
+        self.actors[worker], self.asked[worker] = self.kind.remote(), deque()
 
     def send(self, value: Any) -> Any:
         return self.engine.put(value)
 
-    def request(self, worker: int, method: str, *args: Any) -> Any:
-        return getattr(self.actors[worker], method).remote(*args)
+    def request(self, worker: int, method: str, *args: Any) -> None:
+        self.asked[worker].append(self.actors[worker].answer.remote(method, *args))
 
-    def wait(self, requests: Sequence[Any], seconds: float) -> tuple[Any, Answer] | None:
-        ready, _ = self.engine.wait(list(requests), num_returns=1, timeout=seconds)
+    def wait(self, seconds: float) -> list[tuple[int, Answer]]:
+        oldest = {asked[0]: worker for worker, asked in self.asked.items() if asked}
+        ready, _ = self.engine.wait(list(oldest), num_returns=1, timeout=seconds)
         if not ready:
             self._check_head()
-            return None
+            return []
+        ready, _ = self.engine.wait(list(oldest), num_returns=len(oldest), timeout=0)
+        return [(oldest[reference], self._answer(self.asked[oldest[reference]].popleft())) for reference in ready]
+
+    def _answer(self, reference: Any) -> Answer:
         errors = self.engine.exceptions
         try:
-            return ready[0], Answer(self.engine.get(ready[0]))
+            return self.engine.get(reference)
         except (errors.RayActorError, errors.ObjectLostError, errors.NodeDiedError, errors.WorkerCrashedError) as error:
-            return ready[0], Answer(lost=f"was lost ({type(error).__name__})")
+            return Answer(lost=f"was lost ({type(error).__name__})")
         except errors.RayTaskError as error:
-            return ready[0], Answer(failed=error.cause if isinstance(error.cause, Exception) else error)
+            return Answer(failed=str(error))
 
     def close(self) -> None:
         if not self._head_is_lost():

@@ -1,21 +1,14 @@
-"""The worker process: it owns an environment, and on request writes a batch of steps into shared memory."""
+"""A worker: it owns an environment, and on request writes a batch of steps into memory."""
 
-import os
-import pickle
-import signal
-import traceback
 from collections.abc import Callable
-from multiprocessing.connection import Connection
-from multiprocessing.reduction import recv_handle
 from typing import Any, NamedTuple
 
-import cloudpickle
 import torch
 
 from funrl import _check, envs, random, transforms, tree
 from funrl.acting import ActorState, Drawn, draw, host_chooser, host_steps, start, with_discount
 from funrl.collectors._collector import constants
-from funrl.collectors._memory import Published, Shared, Spec, size, spec, tensor_views, write
+from funrl.collectors._memory import Shared, Spec, size, spec, tensor_views, write
 from funrl.collectors._traced import Traced
 from funrl.collectors._tracker import ResumePoint
 from funrl.env import AnyEnv, Env, HostError, Timestep, Transition, VectorEnv, seed_globals
@@ -85,48 +78,9 @@ class Memories:
         self.slots = tensors["slots"]
 
 
-def main(descriptor: int) -> None:
-    """Serve the process at the other end of a socket until it hangs up."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles the interrupt, and then ends this process
-    signal.signal(signal.SIGTERM, _stop)
-    pipe = Connection(descriptor)
-    torch.set_num_threads(1)
-    torch.set_grad_enabled(False)
-    _work_in_batches()
-    worker = None
-    try:
-        worker_spec: WorkerSpec = cloudpickle.loads(pipe.recv_bytes())
-        worker = Worker(worker_spec, Published(worker_spec.params, recv_handle(pipe)), pipe)
-        worker.serve()
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        pass  # the parent has ended
-    except Exception as error:
-        try:
-            pipe.send_bytes(pickle.dumps(("failed", describe(error), traceback.format_exc())))
-        except OSError:
-            pass
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        if worker is not None:
-            worker.env.close()
-
-
 def describe(error: BaseException) -> str:
     """Return the text of an exception in a worker, for messages."""
     return str(error) if isinstance(error, HostError) else f"{type(error).__name__}: {error}"
-
-
-def _work_in_batches() -> None:
-    """Schedule this process as SCHED_BATCH, so that it does not preempt its parent, which still has other workers to wake."""
-    if hasattr(os, "SCHED_BATCH") and os.sched_getscheduler(0) == os.SCHED_OTHER:
-        try:
-            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-        except OSError:
-            pass  # not allowed here; workers start a little later
-
-
-def _stop(number: int, frame: Any) -> None:
-    raise SystemExit(0)
 
 
 class Worker:
@@ -135,11 +89,10 @@ class Worker:
     Args:
         worker_spec: its specification.
         published: the parameters, with ``version`` and ``read`` as those of :class:`Published`.
-        pipe: the connection to the collector, for :meth:`serve`.
     """
 
-    def __init__(self, worker_spec: WorkerSpec, published: Any, pipe: Connection | None = None):
-        self.spec, self.pipe, self.published = worker_spec, pipe, published
+    def __init__(self, worker_spec: WorkerSpec, published: Any):
+        self.spec, self.published, self.steps = worker_spec, published, 0
         self.heartbeat = memoryview(bytearray(8)).cast("q")
         key = random.fold_in(worker_spec.key, worker_spec.index)
         seed_globals(int(key) & 0xFFFF_FFFF)
@@ -175,28 +128,6 @@ class Worker:
     def _start(self) -> ActorState:
         return start(self.reset_key, self.env_params, env=self.env, act=self.act, params=self.params)
 
-    def serve(self) -> None:
-        """Send the facts about the environment, then answer requests."""
-        assert self.pipe is not None
-        self._reply("ready", self.facts())
-        steps, num_slots = pickle.loads(self.pipe.recv_bytes())
-        memories = Memories(self.facts(), steps, num_slots, handle=recv_handle(self.pipe))
-        memories.heartbeat[0] = self.heartbeat[0]
-        self.heartbeat, self.steps = memories.heartbeat, steps
-        while True:
-            what, *rest = pickle.loads(self.pipe.recv_bytes())
-            if what == "collect":
-                self.collect(memories.slots[rest[0]], rest[1])
-                self._reply("collected", *rest, self.version)
-                self.draw_ahead(rest[1] + 1)  # while the parent reads the batch
-            else:
-                self.restore(*rest)
-                self._reply("restored")
-
-    def _reply(self, *message: Any) -> None:
-        assert self.pipe is not None
-        self.pipe.send_bytes(pickle.dumps(message))
-
     def facts(self) -> Facts:
         """Return the facts about the environment."""
         env, timestep, memory = self.env, self.actor.timestep, self.actor.memory
@@ -208,7 +139,7 @@ class Worker:
         return Facts(env.name, env.num_envs, env.max_episode_steps, spec(example, drop=1), spec(after, drop=1))
 
     def collect(self, slot: dict[str, Any], number: int) -> None:
-        """Collect the batch of a number and write it into shared memory."""
+        """Collect the batch of a number and write it into memory."""
         if self.published.version != self.version:
             self.version, self.params = self.published.read(self.spec.device)
         drawn = self.ahead[1] if self.ahead is not None and self.ahead[0] == number else self._draw(number)
@@ -231,6 +162,7 @@ class Worker:
 
     def restore(self, part: ResumePoint) -> None:
         """Bring the environment to a resume point: reset it, and replay the actions of the running episodes."""
+        self.version = -1  # the parameters are read again, as those of an earlier version may have another number now
         if not part.batches:
             self.actor = self._start()
             return

@@ -6,7 +6,7 @@ import datetime
 import queue
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import cloudpickle
@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from funrl import _check
-from funrl.collectors import Answer, Collector, RemoteWorker, Transport, by_messages
+from funrl.collectors import Answer, Collector, RemoteWorker, Transport, by_transport
 from funrl.distributed._group import Group, brief, named_faults
 
 __all__ = ["actors"]
@@ -87,11 +87,9 @@ def actors(
             _serve(datetime.timedelta(seconds=group.timeout))
         yield None
         return
-    settings = {"max_frames_per_traj": -1, "split_trajectories": False, "device": None, "policy_device": None}
-    settings |= {"env_params": None, "key": None, **options}
     transport = _Ranks(group)
     try:
-        collector = by_messages(
+        collector = by_transport(
             "distributed.actors",
             create_env,
             act,
@@ -100,12 +98,11 @@ def actors(
             num_workers=group.size - 1,
             frames_per_batch=frames_per_batch,
             total_frames=total_frames,
-            restart_workers=False,
             timeout=timeout,
             together=together,
             queue_size=queue_size,
             max_staleness=max_staleness,
-            **settings,
+            **options,
         )
         with collector:
             yield collector
@@ -134,12 +131,7 @@ def _serve(span: datetime.timedelta) -> None:
         while (request := _receive(0, span)) is not None:
             if request == _ALIVE:
                 continue
-            method, args = request
-            try:
-                answer = Answer(getattr(worker, method)(*args))
-            except Exception as error:
-                answer = Answer(failed=error)
-            sent = _send(answer, 0)
+            sent = _send(worker.answer(*request), 0)
             _wait_for(sent[1:], span)
         sent = _send(None, 0)
         _wait_for(sent[1:], span)
@@ -160,7 +152,7 @@ class _Ranks(Transport):
 
     def __init__(self, group: Group) -> None:
         self.group = group
-        self.answers: queue.Queue[tuple[int, Answer | None]] = queue.Queue()
+        self.answers: queue.Queue[tuple[int, Answer]] = queue.Queue()
         self.asked: list[collections.deque[Any]] = [collections.deque() for _ in range(group.size - 1)]
         # Messages that may not have arrived, with their numbers. The answer to one shows that all earlier ones have.
         self.sent: list[collections.deque[Any]] = [collections.deque() for _ in range(group.size - 1)]
@@ -184,16 +176,11 @@ class _Ranks(Transport):
         except RuntimeError as error:
             self.answers.put((worker, Answer(lost=f"(rank {worker + 1}) has ended: {brief(error)}")))
 
-    def start(self, worker: int) -> None:
+    def connect(self, worker: int) -> None:
         """Do nothing, as the ranks run already."""
 
-    def send(self, value: Any) -> Any:
-        return value
-
-    def request(self, worker: int, method: str, *args: Any) -> Any:
-        request = worker, self._tell(worker, (method, args))
-        self.asked[worker].append(request)
-        return request
+    def request(self, worker: int, method: str, *args: Any) -> None:
+        self.asked[worker].append(self._tell(worker, (method, *args)))
 
     def _tell(self, worker: int, message: Any) -> int:
         try:
@@ -204,17 +191,19 @@ class _Ranks(Transport):
         except RuntimeError as error:
             raise OSError(f"rank {worker + 1}: {brief(error)}") from error
 
-    def wait(self, requests: Sequence[Any], seconds: float) -> tuple[Any, Answer] | None:
-        try:
-            worker, answer = self.answers.get(timeout=seconds)
-        except queue.Empty:
-            return None
-        assert answer is not None
-        request = self.asked[worker].popleft()
-        with self.lock:
-            while self.sent[worker] and self.sent[worker][0][0] <= request[1]:
-                self.sent[worker].popleft()
-        return request, answer
+    def wait(self, seconds: float) -> list[tuple[int, Answer]]:
+        answers = []
+        with contextlib.suppress(queue.Empty):
+            answers.append(self.answers.get(timeout=seconds))
+            while True:
+                answers.append(self.answers.get_nowait())
+        for worker, answer in answers:
+            if not answer.lost:
+                number = self.asked[worker].popleft()
+                with self.lock:
+                    while self.sent[worker] and self.sent[worker][0][0] <= number:
+                        self.sent[worker].popleft()
+        return answers
 
     def close(self) -> None:
         if self.closed.is_set():

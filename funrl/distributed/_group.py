@@ -1,5 +1,6 @@
 """The processes of a job: their variables, their rendezvous, and what they exchange on the host."""
 
+import concurrent.futures
 import contextlib
 import datetime
 import functools
@@ -286,25 +287,22 @@ def join(*, timeout: float = 60.0, variables: Mapping[str, str] | None = None) -
 
 def _in_time(f: Callable[[], None], seconds: float, job: _Job) -> None:
     """Call ``f``, which waits for others within torch where nothing interrupts it, and leave it there after so many seconds."""
-    ended: list[BaseException | None] = []
+    ended: concurrent.futures.Future[None] = concurrent.futures.Future()
 
     def run() -> None:
         try:
-            f()
-            ended.append(None)
+            ended.set_result(f())
         except BaseException as error:
-            ended.append(error)
+            ended.set_exception(error)
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if not ended:
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        ended.result(seconds)
+    except TimeoutError:
         raise DistributedError(
             f"rank {job.rank} of {job.size}: no rendezvous at {job.host}:{job.port} within {seconds:g} s: no answer; check MASTER_ADDR and "
             "MASTER_PORT, and that rank 0 runs there"
-        )
-    if ended[0] is not None:
-        raise ended[0]
+        ) from None
 
 
 def _begin(job: _Job, group: Group) -> None:

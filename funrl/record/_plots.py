@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from funrl import random
+from funrl._files import write_atomic
 from funrl.record._aggregate import bootstrap_interval, interquartile_mean
 
 SUFFIXES = (".png", ".svg", ".pdf")
@@ -47,8 +48,7 @@ def learning_curve(metrics: Mapping[str, np.ndarray], path: str | os.PathLike, *
     figure, (axes,) = figure_of(1, _SIZE)
     if num_agents > 1:
         axes.plot(steps, returns, color="tab:blue", linewidth=0.6, alpha=0.4)
-        low, high = np.nanquantile(returns, (0.25, 0.75), axis=1) if len(steps) else (steps, steps)
-        axes.fill_between(steps, low, high, color="tab:blue", alpha=0.25, linewidth=0, label="quartiles")
+        draw_quartiles(axes, steps, returns, "tab:blue", label="quartiles")
     label = f"mean of {num_agents} agents" if num_agents > 1 else "episode return"
     axes.plot(steps, np.nanmean(returns, 1) if len(steps) else steps, color="tab:blue", linewidth=2.0, label=label)
     axes.set(xlabel="environment steps of an agent", ylabel="mean return of finished episodes", title=title)
@@ -138,6 +138,12 @@ def draw_curve(axes: Any, key: torch.Tensor, steps: np.ndarray, returns: np.ndar
     if len(scores) > 1:
         low, high = bootstrap_interval(key, scores, **options)
         axes.fill_between(steps, low.numpy(), high.numpy(), color=colour, alpha=0.2, linewidth=0)
+
+
+def draw_quartiles(axes: Any, steps: np.ndarray, values: np.ndarray, colour: str, **options: Any) -> None:
+    """Draw the band between the quartiles of values [points, agents], of those that are not NaN."""
+    low, high = np.nanquantile(values, (0.25, 0.75), axis=1) if len(steps) else (steps, steps)
+    axes.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0, **options)
 
 
 def name_axes(axes: Any, title: str, confidence: float) -> None:
@@ -252,8 +258,5 @@ def save_figure(figure: Any, path: Path, kind: str = "") -> None:
         ...     Path(folder, "empty.png").stat().st_size > 0
         True
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
-    with open(temporary, "wb") as file:
-        figure.canvas.print_figure(file, format=kind or path.suffix[1:].lower(), dpi=figure.dpi)
-    os.replace(temporary, path)
+    kind = kind or path.suffix[1:].lower()
+    write_atomic(path, lambda file: figure.canvas.print_figure(file, format=kind, dpi=figure.dpi))

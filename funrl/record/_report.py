@@ -1,11 +1,10 @@
 """The report of runs: one HTML page with curves, results, options, versions and films, which needs no other file."""
 
 import base64
-import contextlib
 import html
 import io
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +15,7 @@ from funrl import random
 from funrl._files import write_atomic
 from funrl.acting import Evaluation
 from funrl.record._aggregate import bootstrap_interval
-from funrl.record._plots import by_update, check_columns, draw_curves, drawable, figure_of, in_windows
+from funrl.record._plots import by_update, check_columns, draw_curves, draw_quartiles, drawable, figure_of, in_windows
 
 _KINDS = {".mp4": "video/mp4", ".gif": "image/gif", ".png": "image/png"}
 # The columns of metrics.csv that have a place of their own in a report, or say which row it is.
@@ -211,9 +210,8 @@ def _metrics(runs: Mapping[str, RunRecord], names: list[str]) -> Any:
             steps, values = by_update("report: runs", run.metrics, name)
             steps, values = in_windows(steps, np.where(np.isfinite(values), values, np.nan))
             ax.plot(steps, values.mean(1), color=f"C{number}", linewidth=1.2)
-            if values.shape[1] > 1 and len(steps):
-                low, high = np.quantile(values, (0.25, 0.75), axis=1)
-                ax.fill_between(steps, low, high, color=f"C{number}", alpha=0.2, linewidth=0)
+            if values.shape[1] > 1:
+                draw_quartiles(ax, steps, values, f"C{number}")
         ax.set_title(drawable(name), fontsize=9)
         ax.tick_params(labelsize=7)
     return figure
@@ -221,19 +219,12 @@ def _metrics(runs: Mapping[str, RunRecord], names: list[str]) -> Any:
 
 def _picture(figure: Any, what: str) -> str:
     """Return a figure as a picture within the page."""
-    file = io.BytesIO()
-    with _salted():
-        figure.canvas.print_figure(file, format="svg", metadata={"Date": None})
-    return f'<figure><img alt="{_escaped(what)}" src="data:image/svg+xml;base64,{base64.b64encode(file.getvalue()).decode()}"></figure>'
-
-
-@contextlib.contextmanager
-def _salted() -> Iterator[None]:
-    """Let matplotlib name the parts of an SVG file in the same way each time."""
     import matplotlib
 
-    with matplotlib.rc_context({"svg.hashsalt": "funrl"}):
-        yield
+    file = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "funrl"}):  # which names the parts of an SVG file in the same way each time
+        figure.canvas.print_figure(file, format="svg", metadata={"Date": None})
+    return f'<figure><img alt="{_escaped(what)}" src="data:image/svg+xml;base64,{base64.b64encode(file.getvalue()).decode()}"></figure>'
 
 
 def _film(name: str, path: Path) -> str:

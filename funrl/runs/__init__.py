@@ -4,10 +4,14 @@ from funrl.runs._folder import (
     Folder as Folder,
     RunError,
     check_algorithm as check_algorithm,
+    checking as checking,
     describe as describe,
+    differences as differences,
     options_of as options_of,
     read_config,
+    reading as reading,
     rebuild as rebuild,
+    writing as writing,
 )
 from funrl.runs._parts import (
     finish_parts as finish_parts,

@@ -9,14 +9,14 @@ import os
 import platform
 import re
 import reprlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from funrl import algos, checkpoint, offline
-from funrl._files import read_json
+from funrl import algos, offline
+from funrl._files import read_json, write_json
 from funrl._locks import Busy, hold
 from funrl.acting import Evaluation
 from funrl.algos import Algorithm
@@ -26,6 +26,39 @@ _FORMAT = 1
 
 class RunError(ValueError):
     """Error: a run cannot start because of an argument or of its folder. No file was overwritten."""
+
+
+@contextlib.contextmanager
+def checking(prefix: str = "") -> Iterator[None]:
+    """Context in which an error of an argument is a RunError that begins with ``prefix``."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise RunError(f"{prefix}{error}") from None
+
+
+@contextlib.contextmanager
+def writing(where: Any) -> Iterator[None]:
+    """Context in which an error of the file system is a RunError that names ``where``."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{where}: cannot write there: {error.strerror or error}; choose another folder (--out)") from None
+
+
+@contextlib.contextmanager
+def reading(path: Path, damaged: str, missing: str = "", kind: type[Exception] = RunError) -> Iterator[None]:
+    """Context in which a file is read and parsed: an error is of one ``kind``, and ends with what to do if it is damaged or missing."""
+    try:
+        yield
+    except kind:
+        raise
+    except OSError as error:
+        if missing and isinstance(error, FileNotFoundError | NotADirectoryError):
+            raise kind(f"{path.parent}: {missing}") from None
+        raise kind(f"{path}: cannot be read: {error.strerror or error}; make it readable") from None
+    except (ValueError, KeyError, TypeError, RuntimeError, OverflowError):
+        raise kind(f"{path}: it is damaged or not of funrl; {damaged}") from None
 
 
 class Folder:
@@ -63,15 +96,13 @@ class Folder:
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Lock the folder, which is created if missing; raise a RunError if another run uses it."""
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = contextlib.ExitStack()
-            lock.enter_context(hold(self.path))
-        except Busy as error:
-            raise RunError(f"{self}: {error} is training there; wait until it has ended, or choose another folder (--out)") from None
-        except OSError as error:
-            raise RunError(f"{self}: cannot write there: {error.strerror or error}; choose another folder (--out)") from None
-        with lock:
+        with contextlib.ExitStack() as lock:
+            try:
+                with writing(self):
+                    self.path.mkdir(parents=True, exist_ok=True)
+                    lock.enter_context(hold(self.path))
+            except Busy as error:
+                raise RunError(f"{self}: {error} is training there; wait until it has ended, or choose another folder (--out)") from None
             yield
 
     def check_free(self) -> None:
@@ -82,27 +113,11 @@ class Folder:
             if os.path.lexists(file):
                 raise RunError(f"{self}: there is a {file.name} already, which the run would overwrite; choose another folder (--out)")
 
-    def check_writable(self) -> None:
-        """Create the folder; raise a RunError if that fails, or if no file can be written in it."""
-        trial = self.path / ".writable.partial"
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            trial.touch()
-            trial.unlink()
-        except OSError as error:
-            raise RunError(f"{self}: cannot write there: {error.strerror or error}; choose another folder (--out)") from None
-
     def check_agrees(self, config: dict[str, Any]) -> dict[str, Any]:
         """Return the stored configuration; raise a RunError unless ``config`` is of the same run, possibly with more steps."""
         old = read_config(self.path)
-        pairs = [
-            (name, old.get(name), value) for name, value in config.items() if name not in ("options", "given", "versions", "total_steps")
-        ]
-        names = sorted({*config["options"], *old["options"]})
-        pairs += [(name, old["options"].get(name), config["options"].get(name)) for name in names]
-        pairs += _given_pairs(old, config)
-        for name, before, now in pairs:
-            if before != now and not (name == "anneal_steps" and _is_greater(now, before)):
+        for name, before, now in differences(old, config, [name for name in config if name != "total_steps"]):
+            if not (name == "anneal_steps" and _is_greater(now, before)):
                 raise RunError(
                     f"{self}: cannot resume: the run there has {name} = {_short(before)}, not {_short(now)}; use the same, or another "
                     "folder (--out)"
@@ -121,29 +136,26 @@ class Folder:
         return old
 
     def write_config(self, config: dict[str, Any]) -> None:
-        """Write ``config.json`` atomically."""
-        checkpoint.write_atomic(self.config, lambda file: file.write((json.dumps(config, indent=2) + "\n").encode()))
+        """Write ``config.json`` atomically; raise a RunError if no file can be written there."""
+        with writing(self):
+            write_json(self.config, config)
 
     def write_evaluation(self, evaluation: Evaluation) -> None:
         """Write ``evaluation.json`` atomically."""
-        text = json.dumps({field.name: getattr(evaluation, field.name).tolist() for field in dataclasses.fields(evaluation)})
-        checkpoint.write_atomic(self.evaluation, lambda file: file.write(text.encode()))
+        columns = {field.name: getattr(evaluation, field.name).tolist() for field in dataclasses.fields(evaluation)}
+        write_json(self.evaluation, columns, indent=None)
 
     def read_evaluation(self) -> Evaluation | None:
         """Read ``evaluation.json``, None if there is none; raise a RunError if it is damaged."""
-        try:
+        if not self.evaluation.exists():
+            return None
+        with reading(self.evaluation, "remove it, and train --resume writes it again"):
             found = read_json(self.evaluation.read_bytes())
             returns = torch.tensor(found["episode_return"], dtype=torch.float64)
             lengths = torch.tensor(found["episode_length"], dtype=torch.int64)
             finished = torch.tensor(found["finished"], dtype=torch.bool)
             if returns.ndim not in (1, 2) or not returns.numel() or not returns.shape == lengths.shape == finished.shape:
                 raise ValueError
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise RunError(f"{self.evaluation}: cannot be read: {error.strerror or error}; make it readable") from None
-        except (ValueError, KeyError, TypeError, RuntimeError, OverflowError):
-            raise RunError(f"{self.evaluation}: it is damaged or not of funrl; remove it, and train --resume writes it again") from None
         return Evaluation(returns, lengths, finished)
 
 
@@ -222,27 +234,19 @@ def read_config(out: str | os.PathLike) -> dict[str, Any]:
         funrl.runs._folder.RunError: /nowhere: there is no run here (no config.json); give the folder that a run was written to
     """
     path = Folder(out).config
-    try:
+    missing = f"there is no run here (no {path.name}); give the folder that a run was written to"
+    with reading(path, "restore it, or train in another folder", missing):
         config = read_json(path.read_bytes())
         if config["format"] != _FORMAT:
             raise RunError(f"{path}: expected format {_FORMAT}, got {config['format']!r}; use the funrl that wrote it")
         kinds = {"algorithm": str, "env": str, "num_agents": int, "key": int, "total_steps": int, "options": dict}
-        if not all(type(config[name]) is kind for name, kind in kinds.items()):
-            raise TypeError
-        if not all(type(config.get(name, {})) is dict for name in ("hparams", "population")):
-            raise TypeError
-        if not all(type(values) is list for values in config.get("hparams", {}).values()):
+        hparams = config.get("hparams", {})
+        right = [type(config[name]) is kind for name, kind in kinds.items()]
+        right += [type(config.get("population", {})) is dict, type(hparams) is dict and all(type(x) is list for x in hparams.values())]
+        if not all(right):
             raise TypeError
         if not (1 <= config["num_agents"] < 1 << 31 and 1 <= config["total_steps"] < 1 << 63 and -(1 << 63) <= config["key"] < 1 << 63):
             raise TypeError
-    except (FileNotFoundError, NotADirectoryError):
-        raise RunError(f"{out}: there is no run here (no {path.name}); give the folder that a run was written to") from None
-    except OSError as error:
-        raise RunError(f"{path}: cannot be read: {error.strerror or error}; make it readable") from None
-    except RunError:
-        raise
-    except (ValueError, KeyError, TypeError):
-        raise RunError(f"{path}: it is damaged or not of funrl; restore it, or train in another folder") from None
     return config
 
 
@@ -309,21 +313,22 @@ def check_algorithm(config: dict[str, Any], algo: Algorithm) -> None:
         ValueError: the run has algorithm = 'mine', and the algorithm given has 'ppo'; give the one that it was trained with
     """
     now = describe(algo, torch.zeros((), dtype=torch.int64), 1, 1)
-    old_options, options = config["options"], now["options"]
-    pairs = [(name, config.get(name, now[name]), now[name]) for name in ("algorithm", "env", "environment")]
-    pairs += [(name, old_options.get(name), options.get(name)) for name in sorted({*old_options, *options})]
-    pairs += _given_pairs(config, now)
-    for name, before, given in pairs:
-        if before != given:
-            raise ValueError(
-                f"the run has {name} = {before!r}, and the algorithm given has {given!r}; give the one that it was trained with"
-            )
+    for name, before, given in differences(config, now, [name for name in ("algorithm", "env", "environment") if name in config]):
+        raise ValueError(f"the run has {name} = {before!r}, and the algorithm given has {given!r}; give the one that it was trained with")
 
 
-def _given_pairs(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    """Return each part that was given in the place of an algorithm's own: its name, and what it was and is."""
-    before, now = old.get("given", {}), new["given"]
-    return [(name, before.get(name, "its own"), now.get(name, "its own")) for name in sorted({*before, *now})]
+def differences(old: dict[str, Any], new: dict[str, Any], names: Iterable[str]) -> list[tuple[str, Any, Any]]:
+    """Return the entries ``names``, the options and the given parts in which two ``config.json`` differ, with their values.
+
+    Example:
+        >>> differences({"options": {"gamma": 0.9}}, {"env": "Maze", "options": {"gamma": 0.9}, "given": {"network": "a"}}, ["env"])
+        [('env', None, 'Maze'), ('network', 'its own', 'a')]
+    """
+    pairs = [(name, old.get(name), new.get(name)) for name in names if name not in ("options", "given", "versions")]
+    for kind, default in (("options", None), ("given", "its own")):
+        before, now = old.get(kind, {}), new.get(kind, {})
+        pairs += [(name, before.get(name, default), now.get(name, default)) for name in sorted({*before, *now})]
+    return [(name, before, now) for name, before, now in pairs if before != now]
 
 
 def options_of(config: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Checkpoints in parts: a file for each chunk of agents, which several processes write, and a manifest that makes them one checkpoint."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -8,9 +7,9 @@ from typing import Any
 import torch
 
 from funrl import checkpoint, tree
-from funrl._files import read_json
-from funrl.checkpoint import CheckpointError, write_atomic
-from funrl.runs._folder import Folder
+from funrl._files import read_json, write_json
+from funrl.checkpoint import CheckpointError
+from funrl.runs._folder import Folder, reading
 
 __all__ = ["check_notes", "finish_parts", "load_part", "load_parts", "read_manifest", "save_part"]
 
@@ -38,8 +37,7 @@ def finish_parts(folder: Folder, num_parts: int, meta: dict[str, Any]) -> None:
         (tensor([0, 1]), {'update': 3, 'seconds': 1.5, 'compile_seconds': 0.5})
     """
     names = [_name(meta["update"], i) for i in range(num_parts)]
-    text = json.dumps({"parts": names, "meta": meta}, indent=2)
-    write_atomic(folder.manifest, lambda file: file.write(f"{text}\n".encode()))
+    write_json(folder.manifest, {"parts": names, "meta": meta})
     for path in folder.manifest.parent.iterdir():
         if path.name.startswith(("part-", ".part-")) and path.name not in names:
             path.unlink(missing_ok=True)
@@ -51,15 +49,11 @@ def read_manifest(folder: Folder) -> tuple[list[Path], dict[str, Any]]:
     Raises:
         CheckpointError: if the manifest is missing or damaged.
     """
-    try:
+    with reading(folder.manifest, "restore a copy, or start a new run", kind=CheckpointError):
         manifest = read_json(folder.manifest.read_bytes())
         names, meta = manifest["parts"], manifest["meta"]
         if not names or names != [_name(meta["update"], i) for i in range(len(names))]:
             raise TypeError
-    except OSError as error:
-        raise CheckpointError(f"{folder.manifest}: cannot be read: {error.strerror or error}; restore it, or start a new run") from None
-    except (ValueError, KeyError, TypeError):
-        raise CheckpointError(f"{folder.manifest}: it is damaged; restore a copy, or start a new run") from None
     check_notes(folder.manifest, meta)
     return [folder.manifest.with_name(name) for name in names], meta
 

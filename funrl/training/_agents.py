@@ -12,7 +12,7 @@ from funrl.algos import Algorithm
 from funrl.compiler import compile
 from funrl.env import VectorEnv, on_host
 from funrl.populations import Exchange, Population, begin, check_hparams, first_hparams, first_state
-from funrl.runs import RunError
+from funrl.runs import checking
 
 # Evaluations of more steps than this are compiled.
 _MANY_STEPS = 1_000
@@ -66,7 +66,7 @@ def gathered(
     sizes = {"num_agents": num_agents, "key": key.shape[0] if key.ndim else None}
     exchange: Exchange | None = None
     settings: dict[str, Any] = {}
-    try:
+    with checking("train: "):
         if population is not None:
             if not isinstance(population, Population) or population.algo is not algo:
                 got = f"one of {population.algo.name}" if isinstance(population, Population) else type(population).__name__
@@ -88,8 +88,6 @@ def gathered(
             raise ValueError(f"expected one number of agents, got {', '.join(f'{size} by {name}' for name, size in given.items())}")
         count = next(iter(given.values()), 1)
         values = {} if hparams is None else check_hparams("hparams", algo, hparams, count)
-    except (TypeError, ValueError) as error:
-        raise RunError(f"train: {error}") from None
     if values:
         listed = {name: [x if math.isfinite(x) else str(x) for x in some.tolist()] for name, some in values.items()}
         settings["hparams"] = listed

@@ -10,6 +10,7 @@ from funrl import compiler, record, runs
 from funrl.acting import Evaluation
 from funrl.algos import Algorithm
 from funrl.runs import Folder, check_metrics, check_no_checkpoint_is_lost
+from funrl.training._agents import Agents
 from funrl.training._log import Log
 
 
@@ -39,14 +40,38 @@ class Result(NamedTuple):
     diverged: tuple[int, ...] = ()
 
 
-class Asked(NamedTuple):
-    """The arguments of :func:`funrl.train` by these names; ``proceed``: agents that diverge do not end the run."""
+class Job(NamedTuple):
+    """A run that is to be done: arguments of :func:`funrl.train` by these names.
 
+    Attributes:
+        agents: those that the arguments describe.
+        folder: the folder ``out``, or None.
+        proceed: whether agents that diverge do not end the run.
+    """
+
+    algo: Algorithm
+    key: torch.Tensor
+    total_steps: int
+    agents: Agents
+    folder: Folder | None
+    resume: bool
     evaluate_episodes: int
     checkpoint_every: float
     progress: bool
     proceed: bool
+    backend: str
     notes: Mapping[str, Any]
+
+    @property
+    def num_updates(self) -> int:
+        return self.total_steps // self.algo.steps_per_update
+
+    def with_backend(self) -> "Job":
+        """Return the job with the backend that was asked for, or that of the resumed run, or the default for the device of its key."""
+        name = self.backend
+        if name == "auto" and self.resume and self.folder is not None:
+            name = runs.read_config(self.folder.path).get("backend", name)
+        return self._replace(backend=compiler.backend(self.key.device)[0] if name == "auto" else name)
 
 
 class Start(NamedTuple):
@@ -60,58 +85,53 @@ class Start(NamedTuple):
     diverged: list[int] | None = None
 
 
-def lock(folder: Folder, resume: bool, stack: contextlib.ExitStack) -> None:
-    """Lock a folder that exists; a missing one is created after all other checks have passed."""
-    if folder.path.is_dir():
-        stack.enter_context(folder.lock())
-    elif not resume:
-        folder.check_free()
+def enter(job: Job, own: Mapping[str, Any], start: Start, stack: contextlib.ExitStack, load: Callable[[bool], Start | None]) -> Start:
+    """Lock the folder, and write the configuration into it; return the point from which the run starts or resumes.
 
-
-def enter(
-    folder: Folder,
-    config: dict[str, Any],
-    start: Start,
-    resume: bool,
-    stack: contextlib.ExitStack,
-    load: Callable[[bool], Start | None],
-) -> Start:
-    """Write the configuration into the folder; return the point from which the run starts or resumes.
-
-    ``load(longer)`` reads the checkpoint, or returns None if there is none; ``longer``: the learning rate falls later than before.
+    ``own``: further entries of the configuration. ``load(longer)`` reads the checkpoint, or returns None if there is none; ``longer``: the
+    learning rate falls later than before.
     """
-    there = folder.path.is_dir()
-    if resume:
+    folder, num_agents = job.folder, job.agents.num_agents
+    if folder is None:
+        return start
+    notes = {**own, **job.agents.notes, "backend": job.backend, **job.notes}
+    if job.resume and "backend" not in runs.read_config(folder.path):  # a run of an earlier version
+        del notes["backend"]
+    config = runs.describe(job.algo, job.key.flatten()[0], job.total_steps, num_agents, notes)
+    stack.enter_context(folder.lock())
+    if job.resume:
         before = folder.check_agrees(config)
         other = before["options"].get("anneal_steps") != config["options"].get("anneal_steps")
         loaded = load(other and "anneal_steps" not in config.get("hparams", {}))
         if loaded is not None:
-            check_metrics(folder, loaded.update, config["num_agents"])
+            check_metrics(folder, loaded.update, num_agents)
             start = loaded._replace(diverged=loaded.diverged or start.diverged)
         else:
             check_no_checkpoint_is_lost(folder)
-    if not there:
-        stack.enter_context(folder.lock())
-    if not resume:
+    else:
         folder.check_free()
-    folder.check_writable()
     folder.write_config(config)
     return start
 
 
-def announce(log: Log, algo: Algorithm, folder: Folder | None, num_agents: int, num_updates: int, start: Start, resume: bool) -> None:
-    """Print what begins, or that the run is finished."""
-    if resume and not start.update:
+def begin_log(job: Job, start: Start, stack: contextlib.ExitStack) -> Log:
+    """Return the log of a run, which prints what begins, or that the run is finished."""
+    algo, folder, num_agents = job.algo, job.folder, job.agents.num_agents
+    lost = start.diverged if job.proceed else None
+    log = Log(algo, folder, num_agents, start.update, job.progress, columns=job.agents.columns(), diverged=lost)
+    stack.enter_context(compiler.listening(log.part))
+    if job.resume and not start.update:
         log.say("no checkpoint yet: starting from the beginning")
-    if start.update >= num_updates:
+    if start.update >= job.num_updates:
         steps = start.update * algo.steps_per_update
         log.say(f"the run in {folder} is finished: it has {steps:,} steps already; give more steps to continue")
-        return
+        return log
     agents = "1 agent" if num_agents == 1 else f"{num_agents} agents"
     place = f", in {folder}" if folder else ""
-    log.say(f"training {agents} of {algo.name} on {algo.env.name}, {num_updates * algo.steps_per_update:,} steps each{place}")
+    log.say(f"training {agents} of {algo.name} on {algo.env.name}, {job.num_updates * algo.steps_per_update:,} steps each{place}")
     if start.update:
         log.say(f"continuing after update {start.update:,}" + (f"; {start.remark}" if start.remark else ""))
+    return log
 
 
 def anneal_longer(state: Any, anneal_steps: float) -> Any:
@@ -123,21 +143,14 @@ def anneal_longer(state: Any, anneal_steps: float) -> Any:
     return state.replace(learner=state.learner.replace(hparams=hparams))
 
 
-def chosen_backend(asked: str, key: torch.Tensor, begun: Folder | None) -> str:
-    """Return the backend of a run: the given one, or that of the resumed run, or the default for the device of its key."""
-    if asked == "auto" and begun is not None and begun.config.exists():
-        asked = runs.read_config(begun.path).get("backend", asked)
-    return compiler.backend(key.device)[0] if asked == "auto" else asked
-
-
-def finish(folder: Folder | None, algo: Algorithm, evaluation: Evaluation | None, log: Log) -> None:
+def finish(job: Job, evaluation: Evaluation | None, log: Log) -> None:
     """Write the evaluation into the folder, and draw the learning curve; from data no episode ends, so that there is none."""
-    if folder is None:
+    if job.folder is None:
         return
     if evaluation is not None:
-        folder.write_evaluation(evaluation)
-    if folder.metrics.exists() and algo.data is None:
-        _draw(folder, algo, log)
+        job.folder.write_evaluation(evaluation)
+    if job.folder.metrics.exists() and job.algo.data is None:
+        _draw(job.folder, job.algo, log)
 
 
 def _draw(folder: Folder, algo: Algorithm, log: Log) -> None:

@@ -14,7 +14,7 @@ from funrl import record, tree
 from funrl._files import say
 from funrl.algos import Algorithm
 from funrl.populations import checked_metrics, not_finite
-from funrl.runs import Folder, RunError
+from funrl.runs import Folder, checking
 
 _FLUSH_SECONDS = 0.5
 # The first columns of metrics.csv, if the algorithm has them; others follow in alphabetical order.
@@ -55,6 +55,21 @@ def sparkline(values: Sequence[float], encoding: str = "utf-8", width: int = 16)
     return "".join(marks[0 if math.isnan(x) else round(7 * x)] for x in heights)
 
 
+def bad_parameters(params: Any, num_agents: int) -> list[str]:
+    """Return the path of each agent's first parameter that is not finite, "" if all are.
+
+    Example:
+        >>> bad_parameters({"w": torch.zeros(2, 3), "b": torch.tensor([0.0, math.nan])}, 2)
+        ['', "['b']"]
+    """
+    found = [""] * num_agents
+    for path, x in zip(tree.paths(params), tree.leaves(params), strict=True):
+        if x.is_floating_point():
+            for agent in (~x.isfinite()).reshape(num_agents, -1).any(1).nonzero().flatten().tolist():
+                found[agent] = found[agent] or path
+    return found
+
+
 class Log:
     """Log of a run: writes metrics to their file and to the progress bar, and checks that they are finite."""
 
@@ -72,7 +87,7 @@ class Log:
         self.saved = done or None
         self.diverged = diverged  # the update at which each agent diverged, 0 if it did not; None: the first one stops the run
         self._constant = columns  # further columns, a number for each agent
-        self._algo, self._folder, self._num_agents, self._done, self._progress = algo, folder, num_agents, done, progress
+        self._algo, self._folder, self.num_agents, self._done, self._progress = algo, folder, num_agents, done, progress
         self._waiting: list[tuple[int, float, dict[str, torch.Tensor]]] = []
         self._flushed = -math.inf
         self._file: record.MetricsFile | None = None
@@ -95,7 +110,7 @@ class Log:
         if not self._progress:
             return
         say(f"first update after {compiling:.1f} s", sys.stderr)
-        each = self._algo.steps_per_update * self._num_agents
+        each = self._algo.steps_per_update * self.num_agents
         pause = 0.2 if sys.stderr.isatty() else 10.0
         self._bar = tqdm(
             total=num_updates * each,
@@ -114,7 +129,7 @@ class Log:
         if time.monotonic() - self._flushed >= _FLUSH_SECONDS and number > self._done + 1:
             self.flush()
         if self._bar is not None:
-            self._bar.update(self._algo.steps_per_update * self._num_agents)
+            self._bar.update(self._algo.steps_per_update * self.num_agents)
 
     def flush(self) -> None:
         """Write the queued metrics up to the first update that is not finite; raise if there is one."""
@@ -123,7 +138,7 @@ class Log:
             return
         numbers, seconds, metrics = zip(*self._waiting, strict=True)
         self._waiting = []
-        table = {name: torch.stack([m[name] for m in metrics]).cpu().reshape(len(numbers), self._num_agents) for name in metrics[0]}
+        table = {name: torch.stack([m[name] for m in metrics]).cpu().reshape(len(numbers), self.num_agents) for name in metrics[0]}
         bad = self._first_bad(table) if self.diverged is None else self._note_diverged(numbers, table)
         last = len(numbers) if bad is None else bad[0] + 1
         if self._folder is not None:
@@ -137,28 +152,18 @@ class Log:
         if self._bar is not None:
             self._bar.set_postfix_str(self._shown(), refresh=False)
 
-    def check_parameters(self, number: int, state: Any) -> None:
-        """Raise unless all parameters are finite, if the first agent that diverges is to stop the run."""
+    def check_parameters(self, number: int, bad: list[str], last: bool) -> None:
+        """Raise if the agents have parameters that are not finite; if that does not stop the run, note it after the ``last`` update.
+
+        ``bad`` is the result of :func:`bad_parameters`.
+        """
         if self.diverged is not None:
+            if last:
+                self._note(number, [bool(path) for path in bad])
             return
-        for path, x in zip(tree.paths(state.learner.params), tree.leaves(state.learner.params), strict=True):
-            if x.is_floating_point() and not bool(x.isfinite().all()):
-                bad = (~x.isfinite()).reshape(self._num_agents, -1).any(1)
-                raise self._diverged(number, f"the parameter {path} of agent {int(bad.int().argmax())} is not finite")
-
-    def check_finite(self, number: int, finite: list[bool], last: bool) -> None:
-        """Raise unless the parameters of all agents are finite; if that does not stop the run, note it after the ``last`` update."""
-        bad = [not x for x in finite]
-        if self.diverged is None and any(bad):
-            raise self._diverged(number, f"a parameter of agent {bad.index(True)} is not finite")
-        if self.diverged is not None and last:
-            self._note(number, bad)
-
-    def note_parameters(self, number: int, state: Any) -> None:
-        """Note as diverged the agents whose parameters are not finite after the last update, if that does not stop the run."""
-        for x in tree.leaves(state.learner.params) if self.diverged is not None else ():
-            if x.is_floating_point():
-                self._note(number, (~x.isfinite()).reshape(self._num_agents, -1).any(1).tolist())
+        for agent, path in enumerate(bad):
+            if path:
+                raise self._diverged(number, f"the parameter {path} of agent {agent} is not finite")
 
     def sync(self) -> None:
         """Wait until the metrics are on the disk, so that a checkpoint is never ahead of the metrics file."""
@@ -206,12 +211,9 @@ class Log:
         constant = [name for name in self._constant if name not in table]
         if self._file is None:
             assert self._folder is not None  # without a folder nothing is written
-            try:
-                self._file = record.MetricsFile(
-                    self._folder.metrics, ["update", "agent", "steps", "seconds", *names, *constant], keep=self._done
-                )
-            except ValueError as error:
-                raise RunError(str(error)) from None
+            columns = ["update", "agent", "steps", "seconds", *names, *constant]
+            with checking():
+                self._file = record.MetricsFile(self._folder.metrics, columns, keep=self._done)
         columns = [table[name].tolist() for name in names]
         self._file.append(
             [
@@ -223,5 +225,5 @@ class Log:
                 *(self._constant[name][agent] for name in constant),
             ]
             for row, number in enumerate(numbers)
-            for agent in range(self._num_agents)
+            for agent in range(self.num_agents)
         )

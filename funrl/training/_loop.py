@@ -6,20 +6,19 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from funrl import checkpoint, compiler, runs
-from funrl.acting import Evaluation
+from funrl import _check, checkpoint, compiler, runs
 from funrl.algos import Algorithm
 from funrl.populations import Population
-from funrl.runs import Folder, RunError, load_checkpoint
+from funrl.runs import Folder, RunError, checking, load_checkpoint
 from funrl.training import _experience as experience, hooks as calling
-from funrl.training._agents import Agents, agent_keys, evaluate_agents, gathered
-from funrl.training._begin import Asked, Result, Start, anneal_longer, announce, chosen_backend, enter, finish, lock
+from funrl.training._agents import agent_keys, evaluate_agents, gathered
+from funrl.training._begin import Job, Result, Start, anneal_longer, begin_log, enter, finish
 from funrl.training._interrupt import Interrupt
-from funrl.training._log import Log
+from funrl.training._log import Log, bad_parameters
 
 if TYPE_CHECKING:
     from funrl.distributed import Group
@@ -138,76 +137,47 @@ def train(
     agents = gathered(algo, key, num_agents, hparams, population, before)
     num_agents = agents.num_agents
     chunk = before.get("chunk") if before is not None and chunk is None else chunk
+    proceed, notes = diverged == "continue", notes or {}
+    job = Job(algo, key, total_steps, agents, folder, resume, evaluate_episodes, checkpoint_every, progress, proceed, backend, notes)
     if _is_sharded(algo, num_agents, group, chunk):
         _check_sharded({"hooks": called, "collector": collector, "env": algo.host, "population": agents.exchange})
-        asked = Asked(evaluate_episodes, checkpoint_every, progress, diverged == "continue", notes or {})
-        return _train_sharded(algo, key, total_steps, agents, group, chunk, backend, folder, resume, asked)
+        from funrl.training._sharded import train_sharded  # here, because it loads sockets and worker processes
+
+        return train_sharded(job, group, chunk)
     _check_sources(algo, collector, num_agents)
     with contextlib.ExitStack() as stack:
-        if folder is not None:
-            lock(folder, resume, stack)
         started = time.perf_counter()
         keys = agent_keys(key, num_agents)
         state = agents.begin(algo, keys)
-        backend = chosen_backend(backend, key, folder if resume else None)
-        stack.enter_context(compiler.using(backend))
-        source = _source(algo, keys, agents, state, collector, backend)
-        start = Start(state, diverged=[0] * num_agents)
-        if folder is not None:
-            known = {"collector": experience.kind_of(collector), **agents.notes, **_backend_note(backend, before), **(notes or {})}
-            config = runs.describe(algo, key.flatten()[0], total_steps, num_agents, known)
-            start = enter(folder, config, start, resume, stack, functools.partial(_loaded, folder, algo, source, state))
-
-        def seconds() -> float:
-            return start.seconds + time.perf_counter() - started
-
-        lost = start.diverged if diverged == "continue" else None
-        log = Log(algo, folder, num_agents, start.update, progress, columns=agents.columns(), diverged=lost)
-        num_updates = total_steps // algo.steps_per_update
-        announce(log, algo, folder, num_agents, num_updates, start, resume)
-        stack.enter_context(compiler.listening(log.part))
-        end = _updates(algo, keys, source, start, num_updates, called, folder, checkpoint_every, log, seconds)
-        total = seconds()
-        evaluation = evaluate_agents(algo, end.state, key, evaluate_episodes, num_agents=num_agents) if evaluate_episodes else None
-        finish(folder, algo, evaluation, log)
-    return _result(algo, start, end, evaluation, total, log)
+        job = job.with_backend()
+        stack.enter_context(compiler.using(job.backend))
+        source = _source(job, keys, state, collector)
+        load = functools.partial(_loaded, job, source, state)
+        start = enter(job, {"collector": experience.kind_of(collector)}, Start(state, diverged=[0] * num_agents), stack, load)
+        log = begin_log(job, start, stack)
+        result = _updates(job, keys, source, start, called, log, lambda: start.seconds + time.perf_counter() - started)
+        if evaluate_episodes:
+            result = result._replace(evaluation=evaluate_agents(algo, result.state, key, evaluate_episodes, num_agents=num_agents))
+        finish(job, result.evaluation, log)
+    return result
 
 
-def _loaded(folder: Folder, algo: Algorithm, source: experience.Experience, like: Any, longer: bool) -> Start | None:
-    if not folder.checkpoint.exists():
+def _loaded(job: Job, source: experience.Experience, like: Any, longer: bool) -> Start | None:
+    if job.folder is None or not job.folder.checkpoint.exists():
         return None
-    loaded, meta = load_checkpoint(folder, source.kept(like))
+    loaded, meta = load_checkpoint(job.folder, source.kept(like))
     state, remark = source.resume(loaded, meta["update"])
-    state = anneal_longer(state, algo.config.anneal_steps) if longer else state
+    state = anneal_longer(state, job.algo.config.anneal_steps) if longer else state
     return Start(state, meta["update"], meta["seconds"], meta["compile_seconds"], remark, meta.get("diverged"))
 
 
-class _End(NamedTuple):
-    """The point at which a run ends."""
-
-    state: Any
-    metrics: dict[str, torch.Tensor]
-    update: int
-    compile_seconds: float
-    stopped: str | None
-
-
-def _source(algo: Algorithm, keys: torch.Tensor, agents: Agents, state: Any, collector: Any, backend: str) -> experience.Experience:
+def _source(job: Job, keys: torch.Tensor, state: Any, collector: Any) -> experience.Experience:
+    algo, agents = job.algo, job.agents
     if agents.exchange is not None:
-        return experience.exchanging(algo, agents.exchange, state, backend)
+        return experience.exchanging(algo, agents.exchange, state, job.backend)
     if collector is not None:
-        return experience.collected(algo, collector, backend)
-    return experience.on_the_host(algo, keys) if algo.host else experience.pure(algo, agents.num_agents, backend)
-
-
-def _result(algo: Algorithm, start: Start, end: "_End", evaluation: Evaluation | None, seconds: float, log: Log) -> Result:
-    steps, compiling = end.update * algo.steps_per_update, start.compile_seconds + end.compile_seconds
-    return Result(end.state, end.metrics, evaluation, end.update, steps, seconds, compiling, end.stopped, tuple(log.diverged or ()))
-
-
-def _backend_note(backend: str, before: dict[str, Any] | None) -> dict[str, str]:
-    """Return the entry of ``config.json`` for the backend, which runs of earlier versions lack."""
-    return {"backend": backend} if before is None or "backend" in before else {}
+        return experience.collected(algo, collector, job.backend)
+    return experience.on_the_host(algo, keys) if algo.host else experience.pure(algo, agents.num_agents, job.backend)
 
 
 def _is_sharded(algo: Algorithm, num_agents: int, group: "Group | None", chunk: int | None) -> bool:
@@ -223,12 +193,6 @@ def _is_sharded(algo: Algorithm, num_agents: int, group: "Group | None", chunk: 
     return chunk is not None or processes is not None or (group is not None and group.size > 1)
 
 
-def _train_sharded(*args: Any) -> Result:
-    from funrl.training._sharded import train_sharded  # here, because it loads sockets and worker processes
-
-    return train_sharded(*args)
-
-
 def _check_sharded(given: dict[str, Any]) -> None:
     """Raise if an argument was given that does not go with chunks of agents."""
     what = next((name for name, value in given.items() if value), None)
@@ -237,18 +201,16 @@ def _check_sharded(given: dict[str, Any]) -> None:
 
 
 def _updates(
-    algo: Algorithm,
+    job: Job,
     keys: torch.Tensor,
     source: experience.Experience,
     start: Start,
-    num_updates: int,
     hooks: list[tuple[int, calling.Hook]],
-    folder: Folder | None,
-    checkpoint_every: float,
     log: Log,
     seconds: Callable[[], float],
-) -> _End:
+) -> Result:
     """Do the updates that are left, with their hooks, metrics and checkpoints."""
+    algo, folder, num_updates = job.algo, job.folder, job.num_updates
     state, number, stopped = start.state, start.update, None
     metrics: dict[str, torch.Tensor] = {}
     begun, compiling, last_save, interrupt = seconds(), 0.0, -math.inf, Interrupt()
@@ -264,12 +226,10 @@ def _updates(
             step = number * algo.steps_per_update
             if hooks:
                 state, stopped = calling.call(hooks, step - algo.steps_per_update, step, state, metrics)
-            due = folder is not None and seconds() - last_save >= checkpoint_every
+            due = folder is not None and seconds() - last_save >= job.checkpoint_every
             if due or number == num_updates or interrupt.asked or stopped:
                 log.flush()
-                log.check_parameters(number, state)
-                if number == num_updates:
-                    log.note_parameters(number, state)
+                log.check_parameters(number, bad_parameters(state.learner.params, log.num_agents), number == num_updates)
                 if folder is not None:
                     log.sync()
                     meta = {"update": number, "seconds": seconds(), "compile_seconds": start.compile_seconds + compiling}
@@ -284,7 +244,8 @@ def _updates(
     finally:
         interrupt.restore()
         log.close()
-    return _End(state, metrics, number, compiling, stopped)
+    steps, compiling = number * algo.steps_per_update, start.compile_seconds + compiling
+    return Result(state, metrics, None, number, steps, seconds(), compiling, stopped, tuple(log.diverged or ()))
 
 
 def _check_arguments(
@@ -303,11 +264,11 @@ def _check_arguments(
     if not isinstance(key, torch.Tensor) or key.dtype != torch.int64 or key.ndim > 1 or not key.numel():
         got = f"{str(key.dtype).removeprefix('torch.')} {list(key.shape)}" if isinstance(key, torch.Tensor) else repr(key)
         raise RunError(f"train: key: expected a key (int64 []) or a key for each agent ([K]), got {got}; funrl.random.key(seed) makes one")
-    for name, value, low in (("total_steps", total_steps, 1), ("num_agents", num_agents, 1), ("evaluate_episodes", evaluate_episodes, 0)):
-        if name == "num_agents" and value is None:
-            continue
-        if not isinstance(value, int) or isinstance(value, bool) or value < low:
-            raise RunError(f"{name}: expected an integer of at least {low}, got {value!r}")
+    with checking():
+        _check.integer("total_steps", total_steps, 1)
+        _check.integer("num_agents", 1 if num_agents is None else num_agents, 1)
+        _check.integer("evaluate_episodes", evaluate_episodes, 0)
+        _check.one_of("diverged", diverged, ("stop", "continue"))
     if total_steps < algo.steps_per_update:
         raise RunError(
             f"total_steps: one update takes {algo.steps_per_update:,} steps, got {total_steps:,}; ask for more, or make updates smaller"
@@ -316,8 +277,6 @@ def _check_arguments(
         raise RunError(f"checkpoint_every: expected at least 0 seconds, got {checkpoint_every!r}")
     if resume and out is None:
         raise RunError("resume: out is None, so that there is no run to resume; give the folder of the run")
-    if diverged not in ("stop", "continue"):
-        raise RunError(f"diverged: expected 'stop' or 'continue', got {diverged!r}")
 
 
 def _check_sources(algo: Algorithm, collector: Any, num_agents: int) -> None:

@@ -12,16 +12,15 @@ import torch
 
 from funrl import compiler, random, runs, tree
 from funrl.acting import Evaluation
-from funrl.algos import Algorithm
 from funrl.checkpoint import CheckpointError
 from funrl.compiler import compile
 from funrl.distributed import Group, alone, seconds_of_exchanges, share
 from funrl.populations import begin
-from funrl.runs import Folder, RunError, finish_parts, load_part, read_manifest, save_part
-from funrl.training._agents import Agents, evaluate_agents
-from funrl.training._begin import Asked, Result, Start, anneal_longer, announce, chosen_backend, enter, finish, lock
+from funrl.runs import RunError, checking, finish_parts, load_part, read_manifest, save_part
+from funrl.training._agents import evaluate_agents
+from funrl.training._begin import Job, Result, Start, anneal_longer, begin_log, enter, finish
 from funrl.training._interrupt import Interrupt
-from funrl.training._log import Log
+from funrl.training._log import Log, bad_parameters
 
 # The processes meet about twice a second.
 _MEET_SECONDS = 0.5
@@ -34,14 +33,14 @@ class _Report(NamedTuple):
 
     Attributes:
         metrics: of the updates since the last meeting, [U, n] by name, for its n agents.
-        finite: bool [n], whether all parameters of an agent are finite.
+        bad: the result of :func:`bad_parameters` for these agents.
         asked: whether Ctrl-C was pressed.
         seconds: the seconds of these updates.
         busy: those without the exchanges within updates, in which one process waits for others.
     """
 
     metrics: dict[str, torch.Tensor]
-    finite: torch.Tensor
+    bad: list[str]
     asked: bool
     seconds: float
     busy: float
@@ -55,56 +54,36 @@ class _Verdict(NamedTuple):
     next: int
 
 
-def train_sharded(
-    algo: Algorithm,
-    key: torch.Tensor,
-    total_steps: int,
-    agents: Agents,
-    group: Group | None,
-    chunk: int | None,
-    backend: str,
-    folder: Folder | None,
-    resume: bool,
-    asked: Asked,
-) -> Result:
+def train_sharded(job: Job, group: Group | None, chunk: int | None) -> Result:
     """Train the agents of this process, as :func:`funrl.train` describes."""
-    group = group or alone()
-    num_agents, whole = agents.num_agents, "processes" in algo.given
+    group, algo, key, num_agents = group or alone(), job.algo, job.key, job.agents.num_agents
+    whole = "processes" in algo.given
     size, mine = (1, [group.rank]) if whole else _chunks(num_agents, chunk, group)
     # The processes of one agent have the same key, and each the part of its environments.
     keys = key.flatten()[:1].expand(group.size) if whole else key if key.ndim else random.split(key, num_agents)
-    _check_alike(group, algo, keys, total_steps, agents, size, asked)
+    _check_alike(group, job, keys, size)
     started = time.perf_counter()
     with contextlib.ExitStack() as stack:
-        start = Start(None, diverged=[0] * num_agents)
 
         def open_folder() -> tuple[Start, str, list[Any]]:
-            if folder is not None:
-                lock(folder, resume, stack)
-            name = chosen_backend(backend, key, folder if resume else None)
-            if folder is None:
-                return start, name, []
-            own = {**({"processes": group.size} if whole else {"chunk": size}), **agents.notes, "backend": name, **asked.notes}
-            config = runs.describe(algo, key.flatten()[0], total_steps, num_agents, own)
-            paths: list[Any] = []
-            load = functools.partial(_read, folder, algo, paths)
-            return enter(folder, config, start, resume, stack, load), name, paths
+            known, paths = job.with_backend(), []
+            own = {"processes": group.size} if whole else {"chunk": size}
+            start = enter(known, own, Start(None, diverged=[0] * num_agents), stack, functools.partial(_read, job, paths))
+            return start, known.backend, paths
 
         start, backend, paths = group.first(open_folder)
+        mute = {"folder": None, "progress": False} if group.rank else {}  # rank 0 writes and prints
+        job = job._replace(backend=backend)
         stack.enter_context(compiler.using(backend))
-        states = _states(algo, keys, agents, mine, size, start, paths)
-        lost, shown = start.diverged if asked.proceed else None, asked.progress and group.rank == 0
-        log = Log(algo, folder if group.rank == 0 else None, num_agents, start.update, shown, columns=agents.columns(), diverged=lost)
-        num_updates = total_steps // algo.steps_per_update
-        announce(log, algo, folder, num_agents, num_updates, start, resume)
-        stack.enter_context(compiler.listening(log.part))
-        shards = _Shards(algo, group, folder, log, start, started, num_updates, asked.checkpoint_every, keys, mine, size)
+        states = _states(job, keys, mine, size, start, paths)
+        log = begin_log(job._replace(**mute), start, stack)
+        shards = _Shards(job, group, log, start, started, keys, mine, size)
         threads = min(torch.get_num_threads(), len(states)) if key.device.type == "cpu" else 1
         together = stack.enter_context(compiler.lanes(threads, backend))
-        states, metrics, update, compiling = shards.train(states, backend, together)
-        seconds = start.seconds + time.perf_counter() - started
-        evaluation = _evaluate(algo, states, keys, mine, size, asked.evaluate_episodes, group) if asked.evaluate_episodes else None
-        finish(folder if group.rank == 0 else None, algo, evaluation, log)
+        states, metrics, update, compiling = shards.train(states, together)
+        seconds = shards.seconds()
+        evaluation = _evaluate(job, states, keys, mine, size, group) if job.evaluate_episodes else None
+        finish(job._replace(**mute), evaluation, log)
         lost = group.first(lambda: tuple(log.diverged or ()))
     state, total = tree.cat(states), start.compile_seconds + compiling
     if num_agents == 1:
@@ -112,29 +91,28 @@ def train_sharded(
     return Result(state, metrics, evaluation, update, update * algo.steps_per_update, seconds, total, None, lost)
 
 
-def _check_alike(group: Group, algo: Algorithm, keys: torch.Tensor, total_steps: int, agents: Agents, size: int, asked: Asked) -> None:
+def _check_alike(group: Group, job: Job, keys: torch.Tensor, size: int) -> None:
     """Raise a RunError if another process was called with other arguments, whose agents would not be those of one process."""
-    config = runs.describe(algo, keys[0], total_steps, agents.num_agents)
-    own = {name: config[name] for name in ("algorithm", "env", "num_agents", "total_steps")} | config["options"]
-    own |= {"key": keys.tolist(), "chunk": size}
-    own |= {"hparams": {name: x.tolist() for name, x in agents.hparams.items()}, "evaluate_episodes": asked.evaluate_episodes}
+    config = runs.describe(job.algo, keys[0], job.total_steps, job.agents.num_agents)
+    own = {name: config[name] for name in ("algorithm", "env", "num_agents", "total_steps", "options")}
+    own |= {"key": keys.tolist(), "chunk": size, "evaluate_episodes": job.evaluate_episodes}
+    own |= {"hparams": {name: x.tolist() for name, x in job.agents.hparams.items()}}
     first, *others = group.gather(own)
     for rank, other in enumerate(others, 1):
-        for name in own:
-            if other.get(name) != first.get(name):
-                shown = "" if name in ("key", "hparams") else f", {other.get(name)!r} instead of {first.get(name)!r}"
-                raise RunError(
-                    f"group: rank {rank} has another {name} than rank 0{shown}; each process has to call train with the same arguments"
-                )
+        for name, expected, got in runs.differences(first, other, own):
+            shown = "" if name in ("key", "hparams") else f", {got!r} instead of {expected!r}"
+            raise RunError(
+                f"group: rank {rank} has another {name} than rank 0{shown}; each process has to call train with the same arguments"
+            )
 
 
-def _read(folder: Folder, algo: Algorithm, paths: list[Any], longer: bool) -> Start | None:
+def _read(job: Job, paths: list[Any], longer: bool) -> Start | None:
     """Return the point of the last checkpoint, with the new ``anneal_steps`` or None as its state; append its files to ``paths``."""
-    if not folder.manifest.exists():
+    if job.folder is None or not job.folder.manifest.exists():
         return None
-    found, meta = read_manifest(folder)
+    found, meta = read_manifest(job.folder)
     paths.extend(found)
-    state = algo.config.anneal_steps if longer else None
+    state = job.algo.config.anneal_steps if longer else None
     return Start(state, meta["update"], meta["seconds"], meta["compile_seconds"], diverged=meta.get("diverged"))
 
 
@@ -142,27 +120,25 @@ def _chunks(num_agents: int, chunk: int | None, group: Group) -> tuple[int, list
     """Return the size of a chunk, and the numbers of this process's chunks."""
     one = "give it to distributed.data_parallel, or train several agents"
     remedy = one if num_agents == 1 else "choose another --num-agents, or another number of processes"
-    try:
+    with checking():
         share("num_agents", range(num_agents), group, "agents", remedy)
         size = num_agents // group.size if chunk is None else chunk
         if isinstance(size, bool) or not isinstance(size, int) or size < 1 or num_agents % size:
             raise ValueError(f"chunk: expected a divisor of the {num_agents} agents, got {chunk!r}; choose another --chunk")
         fitting = num_agents // group.size
         return size, list(share("chunk", range(num_agents // size), group, "chunks", f"choose a --chunk that divides {fitting}"))
-    except ValueError as error:
-        raise RunError(str(error)) from None
 
 
-def _states(algo: Algorithm, keys: torch.Tensor, agents: Agents, mine: list[int], size: int, start: Start, paths: list[Any]) -> list[Any]:
+def _states(job: Job, keys: torch.Tensor, mine: list[int], size: int, start: Start, paths: list[Any]) -> list[Any]:
     """Return the states of this process's chunks: the first ones, or those of the checkpoint."""
     states, count = [], len(keys) // size
     if paths and len(paths) != count:
         raise CheckpointError(f"{paths[0].parent}: expected the parts of {count} chunks, got {len(paths)}; restore it, or start a new run")
     for number in mine:
         part = slice(number * size, (number + 1) * size)
-        hparams = {name: x[part] if len(x) > 1 else x for name, x in agents.hparams.items()}
+        hparams = {name: x[part] if len(x) > 1 else x for name, x in job.agents.hparams.items()}
         with _one_thread():
-            state = begin(algo, keys[part], hparams)
+            state = begin(job.algo, keys[part], hparams)
         if paths:
             state = load_part(paths[number], start.update, state)
             state = state if start.state is None else anneal_longer(state, start.state)
@@ -185,24 +161,13 @@ class _Shards:
     """The chunks of this process, in training."""
 
     def __init__(
-        self,
-        algo: Algorithm,
-        group: Group,
-        folder: Folder | None,
-        log: Log,
-        start: Start,
-        started: float,
-        num_updates: int,
-        checkpoint_every: float,
-        keys: torch.Tensor,
-        mine: list[int],
-        size: int,
+        self, job: Job, group: Group, log: Log, start: Start, started: float, keys: torch.Tensor, mine: list[int], size: int
     ) -> None:
-        self.algo, self.group, self.folder, self.log, self.start, self.started = algo, group, folder, log, start, started
-        self.num_updates, self.every, self.mine, self.size = num_updates, checkpoint_every, mine, size
+        self.job, self.group, self.log, self.start, self.started = job, group, log, start, started
+        self.num_updates, self.mine, self.size = job.num_updates, mine, size
         self.keys = [keys[number * size : (number + 1) * size] for number in mine]
         self.waiting: list[tuple[float, dict[str, torch.Tensor]]] = []
-        self.whole = "processes" in algo.given
+        self.whole = "processes" in job.algo.given
         self.compiling, self.saved = 0.0, -math.inf
         self.busy, self.since, self.named = [0.0] * group.size, -math.inf, False  # of all processes, in this minute
 
@@ -210,12 +175,10 @@ class _Shards:
         """Return the seconds of the run so far."""
         return self.start.seconds + time.perf_counter() - self.started
 
-    def train(
-        self, states: list[Any], backend: str, together: Callable[..., list[Any]]
-    ) -> tuple[list[Any], dict[str, torch.Tensor], int, float]:
+    def train(self, states: list[Any], together: Callable[..., list[Any]]) -> tuple[list[Any], dict[str, torch.Tensor], int, float]:
         """Do the updates that are left; return the states, the metrics of the last one, its number and the seconds of compiling."""
-        step = torch.func.vmap(lambda k, number, state: self.algo.step(random.fold_in(k, number), state), (0, None, 0))
-        program = compile(step, donate=2, backend=backend)
+        step = torch.func.vmap(lambda k, number, state: self.job.algo.step(random.fold_in(k, number), state), (0, None, 0))
+        program = compile(step, donate=2, backend=self.job.backend)
         metrics: dict[str, torch.Tensor] = {}
         first = number = self.start.update
         due, begun, interrupt = first + 1, self.seconds(), Interrupt()
@@ -249,11 +212,8 @@ class _Shards:
 
     def _report(self, states: list[Any], asked: bool, seconds: float, exchanging: float) -> _Report:
         metrics = {name: torch.stack([m[name] for _, m in self.waiting]).cpu() for name in self.waiting[0][1]}
-        finite = []
-        for state in states:
-            flags = [x.isfinite().reshape(self.size, -1).all(1) for x in tree.leaves(state.learner.params) if x.is_floating_point()]
-            finite.append(torch.stack(flags).all(0).cpu() if flags else torch.ones(self.size, dtype=torch.bool))
-        return _Report(metrics, torch.cat(finite), asked, seconds, seconds - exchanging)
+        bad = [path for state in states for path in bad_parameters(state.learner.params, self.size)]
+        return _Report(metrics, bad, asked, seconds, seconds - exchanging)
 
     def _judge(self, number: int, reports: list[_Report]) -> _Verdict:
         """Write the metrics of all agents, and decide how to go on; only rank 0 does."""
@@ -265,10 +225,10 @@ class _Shards:
             self.log.flush()
             self.log.start_bar(self.num_updates, self.compiling)
         asked = any(r.asked for r in reports)
-        save = asked or last or (self.folder is not None and self.seconds() - self.saved >= self.every)
-        if save or self.folder is None:
+        save = asked or last or (self.job.folder is not None and self.seconds() - self.saved >= self.job.checkpoint_every)
+        if save or self.job.folder is None:
             self.log.flush()
-            self.log.check_finite(number, torch.cat([r.finite for r in reports[: 1 if self.whole else None]]).tolist(), last)
+            self.log.check_parameters(number, [path for r in reports[: 1 if self.whole else None] for path in r.bad], last)
             self.log.sync()
         pace = max(r.seconds for r in reports) / len(self.waiting)
         if begun == self.start.update:
@@ -276,7 +236,7 @@ class _Shards:
         else:
             self._name_slow(number, [r.busy for r in reports])
         step = 1 if not pace else max(1, min(int(_MEET_SECONDS / pace), 2 * len(self.waiting)))
-        return _Verdict(save and self.folder is not None, asked, min(number + step, self.num_updates))
+        return _Verdict(save and self.job.folder is not None, asked, min(number + step, self.num_updates))
 
     def _of_agents(self, reports: list[_Report], row: int) -> dict[str, torch.Tensor]:
         """Return the metrics [K] of an update; the processes of one agent have the same."""
@@ -294,7 +254,7 @@ class _Shards:
             self.log.say(f"rank {rank} is slow: {longest:.1f} s for the updates up to {number:,}, where the median is {usual:.1f} s")
 
     def _save(self, number: int, states: list[Any]) -> None:
-        folder = self.folder
+        folder = self.job.folder
         assert folder is not None  # without a folder rank 0 saves nothing
         for index, state in zip(self.mine, states, strict=True):
             save_part(folder, number, index, state)
@@ -310,11 +270,9 @@ class _Shards:
         self.group.first(finish)
 
 
-def _evaluate(
-    algo: Algorithm, states: list[Any], keys: torch.Tensor, mine: list[int], size: int, num_episodes: int, group: Group
-) -> Evaluation:
+def _evaluate(job: Job, states: list[Any], keys: torch.Tensor, mine: list[int], size: int, group: Group) -> Evaluation:
     """Evaluate the agents of each chunk, and return the evaluations of all."""
-    parts = []
+    algo, num_episodes, parts = job.algo, job.evaluate_episodes, []
     for number, state in zip(mine, states, strict=True):
         some = keys[number * size : (number + 1) * size]
         if size > 1:

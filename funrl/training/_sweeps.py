@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from funrl import checkpoint, record
-from funrl._files import read_json
+from funrl import record
+from funrl._files import read_json, write_json
 from funrl.env import on_host
 from funrl.populations import Chunk, Population, Records, Table, chunk_size, run
 from funrl.record import hyperparameters
-from funrl.runs import Folder, RunError, describe
+from funrl.runs import Folder, RunError, checking, describe, differences, reading, writing
 from funrl.training._loop import train
 
 _FORMAT = 1
@@ -83,8 +83,8 @@ def train_populations(
         config = _describe(several, key, total_steps, size, notes)
         if before is not None:
             _check_agrees(folder, before, config)
-        Folder(folder).check_writable()
-        checkpoint.write_atomic(path, lambda file: file.write((json.dumps(config, indent=2) + "\n").encode()))
+        with writing(folder):
+            write_json(path, config)
 
     def trained(piece: Chunk) -> Records:
         if not pieces:
@@ -99,13 +99,9 @@ def train_populations(
             result = train(piece.algo, piece.keys, total_steps, num_agents=len(piece.keys), hparams=piece.hparams, **options)
         return _records(Folder(place), len(piece.keys), result.diverged)
 
-    try:
+    with checking():
         size = _size(several, chunk, key)
         table = run(several, key, total_steps, chunk=size, train=trained)
-    except RunError:
-        raise
-    except (TypeError, ValueError) as error:
-        raise RunError(str(error)) from None
     table.save(folder / "table.csv")
     try:
         hyperparameters(table, folder / "sweep.png", title=f"{several[0].algo.name} on {several[0].algo.env.name}")
@@ -127,16 +123,11 @@ def read_sweep(out: str | os.PathLike) -> dict[str, Any]:
         funrl.runs._folder.RunError: /nowhere: there is no sweep here (no sweep.json); give the folder that a sweep was written to
     """
     path = Path(out) / "sweep.json"
-    try:
+    missing = f"there is no sweep here (no {path.name}); give the folder that a sweep was written to"
+    with reading(path, "restore it, or choose another folder", missing):
         config = read_json(path.read_bytes())
         if config["format"] != _FORMAT or type(config["chunk"]) is not int or type(config["notes"]) is not dict:
             raise TypeError
-    except (FileNotFoundError, NotADirectoryError):
-        raise RunError(f"{out}: there is no sweep here (no {path.name}); give the folder that a sweep was written to") from None
-    except OSError as error:
-        raise RunError(f"{path}: cannot be read: {error.strerror or error}; make it readable") from None
-    except (ValueError, KeyError, TypeError):
-        raise RunError(f"{path}: it is damaged or not of funrl; restore it, or choose another folder") from None
     return config
 
 
@@ -157,15 +148,13 @@ def _check_agrees(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> 
         raise RunError(
             f"{folder}: cannot resume: the sweep there has {len(before['populations'])} populations, not {len(now['populations'])}"
         )
-    pairs = [("chunk", before["chunk"], now["chunk"]), ("notes", before["notes"], now["notes"])]
+    differing = differences(before, now, ("chunk", "notes"))
     for one, other in zip(before["populations"], now["populations"], strict=True):
-        pairs += [(name, one.get(name), other.get(name)) for name in sorted({*one, *other} - {"versions", "options"})]
-        pairs += [(name, one["options"].get(name), other["options"].get(name)) for name in sorted({*one["options"], *other["options"]})]
-    for name, old, new in pairs:
-        if old != new:
-            raise RunError(
-                f"{folder}: cannot resume: the sweep there has {name} = {old!r}, not {new!r}; use the same, or another folder (--out)"
-            )
+        differing += differences(one, other, sorted({*one, *other}))
+    for name, old, new in differing:
+        raise RunError(
+            f"{folder}: cannot resume: the sweep there has {name} = {old!r}, not {new!r}; use the same, or another folder (--out)"
+        )
 
 
 def _records(folder: Folder, num_agents: int, diverged: Sequence[int]) -> Records:

@@ -15,7 +15,7 @@ hook is not in the checkpoint.
 import inspect
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -23,7 +23,7 @@ import torch
 from funrl import _check, checkpoint, random, tree
 from funrl.algos import Algorithm
 from funrl.env import AnyEnv, on_host
-from funrl.runs import RunError
+from funrl.runs import RunError, checking
 from funrl.training._agents import player
 
 __all__ = ["Every", "Hook", "Stop", "annealing", "at_least", "checkpoints", "evaluation", "every", "plateau"]
@@ -253,20 +253,17 @@ def flatten(hooks: Sequence[Hook | Every]) -> list[tuple[int, Hook]]:
         [(10, <built-in function print>), (10, <built-in function print>), (0, <built-in function print>)]
     """
 
-    def pairs() -> Iterator[tuple[int, Hook]]:
-        for entry in hooks:
-            if isinstance(entry, Every):
-                yield from ((entry.steps, hook) for hook in entry.hooks)
-            else:
-                _check_hook("hooks", entry)
-                yield 0, entry
-
     if not isinstance(hooks, Iterable):
         raise RunError(f"hooks: expected a list of functions, got {hooks!r}")
-    try:
-        return list(pairs())
-    except TypeError as error:
-        raise RunError(str(error)) from None
+    pairs: list[tuple[int, Hook]] = []
+    with checking():
+        for entry in hooks:
+            if isinstance(entry, Every):
+                pairs += [(entry.steps, hook) for hook in entry.hooks]
+            else:
+                _check_hook("hooks", entry)
+                pairs.append((0, entry))
+    return pairs
 
 
 def call(hooks: Sequence[tuple[int, Hook]], before: int, step: int, state: Any, metrics: dict[str, torch.Tensor]) -> tuple[Any, str | None]:

@@ -156,6 +156,20 @@ def test_a_killed_worker_is_replaced_and_no_frame_is_lost_or_double(story):
     assert story["restarts"] == 1 and story["lost"] not in story["processes"]
 
 
+def test_after_a_restore_the_present_parameters_act():
+    """No worker has read them, and they get the number of those that all workers have."""
+    sizes = dict(num_workers=1, frames_per_batch=30, total_frames=-1)
+    with collectors.synchronous(pendulum, LINEAR.act, LINEAR_PARAMS, **sizes) as collector:
+        next(collector)
+        state = collector.state()
+        collector.update_params(scaled(LINEAR_PARAMS, 2))
+        collector.restore(state)
+        batch = next(collector)
+    action, _ = LINEAR.act(scaled(LINEAR_PARAMS, 2), None, batch.transition.observation)
+    assert collector.version == 0
+    torch.testing.assert_close(batch.transition.action, action)
+
+
 @pytest.mark.slow
 def test_a_new_process_goes_on_where_another_was(story):
     with collect(split_trajectories=False) as collector:
