@@ -7,10 +7,11 @@ from torch.nn.functional import logsigmoid
 
 from funrl import _check, random, tree
 from funrl.distributions._checks import ESTIMATE, broadcast
+from funrl.distributions._distribution import ClosedForm
 
 
 @tree.dataclass
-class Bernoulli:
+class Bernoulli(ClosedForm):
     r"""Independent bits, given by the logarithms of their odds (:class:`Independent` joins them to a distribution over vectors).
 
     .. math:: \log p(1) = -\mathrm{softplus}(-z), \qquad \log p(0) = -\mathrm{softplus}(z)
@@ -35,7 +36,6 @@ class Bernoulli:
     """
 
     logits: torch.Tensor
-    estimated = ()
 
     @property
     def probs(self) -> torch.Tensor:
@@ -45,11 +45,6 @@ class Bernoulli:
     def sample(self, key: torch.Tensor) -> torch.Tensor:
         """Return bits, bool [...]."""
         return random.bernoulli(key, self.probs)
-
-    def sample_with_log_prob(self, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return bits, bool [...], and their log probabilities [...]."""
-        x = self.sample(key)
-        return x, self.log_prob(x)
 
     def log_prob(self, x: torch.Tensor) -> torch.Tensor:
         """Return the log probability of bits ``x``, bool, whose shape broadcasts to [...] or [...] to it."""

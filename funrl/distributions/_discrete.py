@@ -1,7 +1,6 @@
 """Distributions over classes, all of them or those that a mask allows."""
 
 import math
-from functools import reduce
 from typing import Any
 
 import torch
@@ -9,10 +8,24 @@ from torch.nn.functional import one_hot
 
 from funrl import _check, random, tree
 from funrl.distributions._checks import ESTIMATE, broadcast
+from funrl.distributions._distribution import ClosedForm
+from funrl.distributions._product import Joint
+
+
+class _Labels(ClosedForm):
+    """A distribution over classes, which have no mean."""
+
+    def mean(self) -> torch.Tensor:
+        """Raise a TypeError: classes are labels without a mean; probabilities are the mean of their one-hot vectors."""
+        raise TypeError(f"{type(self).__name__}.mean: classes are labels and have no mean; use mode() for the likeliest class")
+
+    def stddev(self) -> torch.Tensor:
+        """Raise a TypeError: classes are labels without a standard deviation."""
+        raise TypeError(f"{type(self).__name__}.stddev: classes are labels and have no deviation; use entropy() for how spread they are")
 
 
 @tree.dataclass
-class Categorical:
+class Categorical(_Labels):
     r"""A categorical distribution over K classes, given by unnormalised log probabilities.
 
     .. math:: \log p(k) = z_k - \log \sum_j m_j e^{z_j} \quad\text{where}\quad m_k = 1
@@ -52,7 +65,6 @@ class Categorical:
     logits: torch.Tensor
     start: int = tree.static(default=0)
     mask: Any = ()
-    estimated = ()
 
     def _logits(self) -> torch.Tensor:
         _check.integer("Categorical: start", self.start)
@@ -71,11 +83,6 @@ class Categorical:
     def sample(self, key: torch.Tensor) -> torch.Tensor:
         """Return a class int64 [...], by the Gumbel-max trick."""
         return random.categorical(key, self._logits()) + self.start
-
-    def sample_with_log_prob(self, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return a class int64 [...] and its log probability [...]."""
-        x = self.sample(key)
-        return x, self.log_prob(x)
 
     def log_prob(self, x: torch.Tensor) -> torch.Tensor:
         """Return the log probability of classes ``x``: whole numbers whose shape broadcasts to [...] or [...] to it.
@@ -100,14 +107,6 @@ class Categorical:
         """Return the most likely class int64 [...] (the first one of equal classes)."""
         return self._logits().argmax(-1) + self.start
 
-    def mean(self) -> torch.Tensor:
-        """Raise a TypeError: classes are labels without a mean; ``probs`` is the mean of their one-hot vectors."""
-        raise TypeError("Categorical.mean: classes are labels and have no mean; use mode() for the likeliest class, or probs")
-
-    def stddev(self) -> torch.Tensor:
-        """Raise a TypeError: classes are labels without a standard deviation."""
-        raise TypeError("Categorical.stddev: classes are labels and have no deviation; use entropy() for how spread they are")
-
     def kl(self, other: "Categorical") -> torch.Tensor:
         r"""Return KL(self || other) [...]: infinite if ``other`` forbids a class that ``self`` allows.
 
@@ -129,7 +128,7 @@ class Categorical:
 
 
 @tree.dataclass
-class OneHotCategorical:
+class OneHotCategorical(ClosedForm):
     """A categorical distribution over K classes, as one-hot vectors.
 
     Attributes:
@@ -150,7 +149,6 @@ class OneHotCategorical:
 
     logits: torch.Tensor
     mask: Any = ()
-    estimated = ()
 
     def _classes(self) -> Categorical:
         return Categorical(_allowed("OneHotCategorical", self.logits, self.mask))
@@ -171,11 +169,6 @@ class OneHotCategorical:
     def sample(self, key: torch.Tensor) -> torch.Tensor:
         """Return a one-hot vector [..., K] in the dtype of the logits; it carries no gradient."""
         return self._vector(self._classes().sample(key))
-
-    def sample_with_log_prob(self, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return a one-hot vector [..., K] and its log probability [...]."""
-        x, log_prob = self._classes().sample_with_log_prob(key)
-        return self._vector(x), log_prob
 
     def log_prob(self, x: torch.Tensor) -> torch.Tensor:
         """Return the log probability of one-hot vectors ``x`` [..., K] of any dtype, whose batch shape broadcasts as for Categorical."""
@@ -221,7 +214,7 @@ class OneHotCategorical:
 
 
 @tree.dataclass
-class MultiCategorical:
+class MultiCategorical(_Labels):
     """Several independent categorical distributions, as one over vectors of classes.
 
     Attributes:
@@ -244,51 +237,33 @@ class MultiCategorical:
     logits: torch.Tensor
     nvec: tuple[int, ...] = tree.static()
     start: tuple[int, ...] | None = tree.static(default=None)
-    estimated = ()
 
-    def _starts(self) -> tuple[int, ...]:
-        if self.start is None:
-            return (0,) * len(self.nvec)
-        return _check.integers("MultiCategorical: start", self.start, length=len(self.nvec), remedy="give one for each of nvec")
-
-    def _choices(self) -> list[Categorical]:
+    def _choices(self) -> Joint:
         logits, nvec = check_logits("MultiCategorical", self.logits), self.nvec
         _check.some("MultiCategorical: nvec", _check.integers("MultiCategorical: nvec", nvec, 1), "integer")
         _check.sized("MultiCategorical: logits", logits, (..., sum(nvec)), "the last dimension is the sum of nvec")
-        return [Categorical(part, start) for part, start in zip(logits.split(list(nvec), -1), self._starts(), strict=True)]
+        start = (0,) * len(nvec) if self.start is None else self.start
+        _check.integers("MultiCategorical: start", start, length=len(nvec), remedy="give one for each of nvec")
+        return Joint(tuple(map(Categorical, logits.split(list(nvec), -1), start)))
 
     def sample(self, key: torch.Tensor) -> torch.Tensor:
         """Return classes int64 [..., K]."""
-        choices = self._choices()
-        return torch.stack([choice.sample(k) for choice, k in zip(choices, random.split(key, len(choices)).unbind(0), strict=True)], -1)
-
-    def sample_with_log_prob(self, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return classes int64 [..., K] and their joint log probability [...]."""
-        x = self.sample(key)
-        return x, self.log_prob(x)
+        return torch.stack(self._choices().sample(key), -1)
 
     def log_prob(self, x: torch.Tensor) -> torch.Tensor:
         """Return the joint log probability of classes ``x`` [..., K], whose batch shape broadcasts as for Categorical."""
         choices = self._choices()
         _check.whole("MultiCategorical.log_prob: x", x)
-        _check.sized("MultiCategorical.log_prob: x", x, (..., len(choices)))
-        return reduce(torch.add, [choice.log_prob(part) for choice, part in zip(choices, x.unbind(-1), strict=True)])
+        _check.sized("MultiCategorical.log_prob: x", x, (..., len(self.nvec)))
+        return choices.log_prob(x.unbind(-1))
 
     def entropy(self) -> torch.Tensor:
         """Return the joint entropy [...] in nats."""
-        return reduce(torch.add, [choice.entropy() for choice in self._choices()])
+        return self._choices().entropy()
 
     def mode(self) -> torch.Tensor:
         """Return the most likely classes int64 [..., K]."""
-        return torch.stack([choice.mode() for choice in self._choices()], -1)
-
-    def mean(self) -> torch.Tensor:
-        """Raise a TypeError: classes are labels without a mean."""
-        raise TypeError("MultiCategorical.mean: classes are labels and have no mean; use mode() for the likeliest classes")
-
-    def stddev(self) -> torch.Tensor:
-        """Raise a TypeError: classes are labels without a standard deviation."""
-        raise TypeError("MultiCategorical.stddev: classes are labels and have no deviation; use entropy() for how spread they are")
+        return torch.stack(self._choices().mode(), -1)
 
     def kl(self, other: "MultiCategorical") -> torch.Tensor:
         """Return KL(self || other) [...].
@@ -300,7 +275,7 @@ class MultiCategorical:
         _check.instance("MultiCategorical.kl: other", other, MultiCategorical, ESTIMATE)
         if self.nvec != other.nvec:
             raise ValueError(f"MultiCategorical.kl: other: expected nvec {self.nvec}, got {other.nvec}")
-        return reduce(torch.add, [mine.kl(theirs) for mine, theirs in zip(self._choices(), other._choices(), strict=True)])
+        return self._choices().kl(other._choices())
 
 
 def check_logits(what: str, logits: Any) -> torch.Tensor:
