@@ -1,5 +1,6 @@
 """Buffers of images: stacks of frames in which each frame is stored once, and pixels as bytes."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -92,9 +93,6 @@ def frame_stacks(
         ring = start("frame_stacks", kept(example), capacity, storage)
         return FramesState(ring, torch.ones_like(over), sum_tree(capacity * shape[0], over.device))
 
-    def sample(key: torch.Tensor, state: FramesState, batch_size: int) -> Sample:
-        return _sample(spec, key, state, batch_size)
-
     def writers(write: Write) -> dict[str, Any]:
         return {
             "add": lambda state, item: _write_steps(spec, write, state, tree.map(lambda x: x[None], item)),
@@ -103,9 +101,9 @@ def frame_stacks(
 
     return buffer_of(
         init=init,
-        sample=sample,
+        sample=functools.partial(_sample, spec),
         size=_size,
-        restore=lambda ring: _restore(spec, ring),
+        restore=functools.partial(_restore, spec),
         capacity=capacity,
         storage=storage,
         kept=kept,
