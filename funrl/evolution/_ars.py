@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 
-from funrl import tree
-from funrl.evolution._strategy import Number, Strategy, by_gradient, check_count
+from funrl import _check, tree
+from funrl.evolution._strategy import Number, Strategy, by_gradient
 from funrl.optim import Optimizer
 
 
@@ -69,7 +69,7 @@ def ars(num_candidates: int, optimizer: Optimizer, *, num_elites: int | None = N
     strategy = by_gradient("ars", ARSState, num_candidates, optimizer, sigma, gradient)
     directions = num_candidates // 2
     chosen = max(directions // 2, 1) if num_elites is None else num_elites
-    check_count("ars", "num_elites", chosen, 1)
+    _check.integer("ars: num_elites", chosen, 1)
     if chosen > directions:
         raise ValueError(f"ars: num_elites: expected at most {directions}, the number of directions, got {chosen}")
     return strategy

@@ -7,7 +7,7 @@ import torch
 from funrl import _check, random, tree
 from funrl.evolution import _archive
 from funrl.evolution._archive import Archive
-from funrl.evolution._strategy import Number, Strategy, check_count, check_positive, checked, guarded, like_rows, rows, start
+from funrl.evolution._strategy import Number, Strategy, checked, guarded, like_rows, rows, start
 
 
 @tree.dataclass
@@ -81,13 +81,12 @@ def map_elites(
 
 def check_variation(what: str, num_candidates: int, cells: Any, sigma: Number, line_sigma: Number, spread: Number) -> None:
     """Raise unless the arguments of a strategy with an archive are in their ranges."""
-    check_count(what, "num_candidates", num_candidates, 1)
+    _check.integer(f"{what}: num_candidates", num_candidates, 1)
     if not isinstance(cells, torch.Tensor) or not cells.is_floating_point() or cells.ndim != 2 or not cells.numel():
         got = tree.describe_leaf(cells) if isinstance(cells, torch.Tensor) else f"a {type(cells).__name__}"
         raise TypeError(f"{what}: cells: expected floating point [C, M], got {got}; grid_cells or cvt_cells make them")
-    _check.number(f"{what}: sigma", sigma, "[0, inf)", tensor=True)
-    _check.number(f"{what}: line_sigma", line_sigma, "[0, inf)", tensor=True)
-    check_positive(what, "spread", spread)
+    for name, value, interval in (("sigma", sigma, "[0, inf)"), ("line_sigma", line_sigma, "[0, inf)"), ("spread", spread, "(0, inf)")):
+        _check.number(f"{what}: {name}", value, interval, tensor=True)
 
 
 def varied(key: torch.Tensor, archive: Archive, n: int, sigma: Number, line_sigma: Number, spread: Number) -> Any:

@@ -12,7 +12,7 @@ from funrl.env import Env, Transition
 from funrl.evolution import _archive
 from funrl.evolution._archive import Archive
 from funrl.evolution._map_elites import add, check_variation, varied
-from funrl.evolution._strategy import Number, Strategy, check_count, guarded, like_rows, rows, start
+from funrl.evolution._strategy import Number, Strategy, guarded, like_rows, rows, start
 from funrl.losses import ActorCritic, td3_actor_loss, td3_critic_loss
 from funrl.nn import Net
 from funrl.spaces import Box
@@ -162,7 +162,7 @@ def pga_map_elites(
 
 def _check_options(what: str, env: Env, num_candidates: int, counts: dict[str, Any], rates: dict[str, Any]) -> None:
     for name, value in counts.items():
-        check_count(what, name, value, 1)
+        _check.integer(f"{what}: {name}", value, 1)
     if counts["num_gradient"] > num_candidates:
         raise ValueError(f"{what}: num_gradient: expected at most num_candidates = {num_candidates}, got {counts['num_gradient']}")
     for name, value in rates.items():

@@ -6,21 +6,7 @@ from typing import Any
 import torch
 
 from funrl import _check, tree
-from funrl.evolution._strategy import (
-    Number,
-    Strategy,
-    ascend,
-    centered_ranks,
-    check_count,
-    check_optimizer,
-    check_positive,
-    checked,
-    full,
-    guarded,
-    like_rows,
-    mirrored,
-    start,
-)
+from funrl.evolution._strategy import Number, Strategy, around_mean, ascend, centered_ranks, check_mirrored, mirrored
 from funrl.optim import Optimizer
 
 
@@ -89,26 +75,21 @@ def pgpe(
         N. E. Toklu, P. Liskowski, R. K. Srivastava, "ClipUp: A Simple and Powerful Optimizer for Distribution-based Policy
         Evolution", 2020, arXiv:2008.02387.
     """
-    check_count("pgpe", "num_candidates", num_candidates, 2, even=True)
-    check_optimizer("pgpe", optimizer)
-    check_positive("pgpe", "sigma", sigma)
+    check_mirrored("pgpe", num_candidates, optimizer)
     _check.function("pgpe: shaping", shaping, "such as evolution.centered_ranks")
     _check.number("pgpe: sigma_learning_rate", sigma_learning_rate, "[0, inf)", tensor=True)
     _check.number("pgpe: max_change", max_change, "[0, inf)", tensor=True)
     if not isinstance(max_change, torch.Tensor) and not max_change < 1:
         raise ValueError(f"pgpe: max_change: expected a number in [0, 1), got {max_change}; at 1 a standard deviation could become 0")
 
-    def init(key: torch.Tensor, params: Any) -> PGPEState:
-        mean = start("pgpe", params)
-        vector = tree.ravel(mean)[0]
-        return PGPEState(mean, full(sigma, vector).expand_as(vector).clone(), optimizer.init(mean))
+    def first(mean: Any, vector: torch.Tensor) -> PGPEState:
+        return PGPEState(mean, torch.zeros_like(vector) + sigma, optimizer.init(mean))
 
-    def ask(key: torch.Tensor, state: PGPEState) -> tuple[Any, PGPEState]:
-        return like_rows(mirrored(key, tree.ravel(state.mean)[0], state.sigma, num_candidates), state.mean), state
+    def draw(key: torch.Tensor, state: PGPEState, mean: torch.Tensor) -> torch.Tensor:
+        return mirrored(key, mean, state.sigma, num_candidates)
 
-    def tell(state: PGPEState, candidates: Any, fitness: torch.Tensor) -> PGPEState:
-        matrix, fitness = checked("pgpe", state.mean, candidates, fitness, num_candidates)
-        noise = matrix[: num_candidates // 2] - tree.ravel(state.mean)[0]
+    def move(state: PGPEState, mean: torch.Tensor, candidates: torch.Tensor, fitness: torch.Tensor) -> PGPEState:
+        noise = candidates[: num_candidates // 2] - mean
         utility = shaping(fitness)
         plus, minus = utility.split(num_candidates // 2)
         mean_gradient = (plus - minus) @ noise / num_candidates
@@ -116,7 +97,7 @@ def pgpe(
         sigma_gradient = (plus + minus - 2 * utility.mean()) @ spread / num_candidates
         limit = max_change * state.sigma
         change = torch.minimum(torch.maximum(sigma_learning_rate * sigma_gradient, -limit), limit)
-        mean, optimizer_state = ascend(optimizer, mean_gradient, state.optimizer, state.mean)
-        return PGPEState(mean, state.sigma + change, optimizer_state)
+        new, optimizer_state = ascend(optimizer, mean_gradient, state.optimizer, state.mean)
+        return PGPEState(new, state.sigma + change, optimizer_state)
 
-    return guarded("pgpe", PGPEState, init, ask, tell, lambda state: state.mean)
+    return around_mean("pgpe", PGPEState, num_candidates, sigma, first, draw, move)

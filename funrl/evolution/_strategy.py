@@ -165,6 +165,36 @@ def ascend(optimizer: Optimizer, gradient: torch.Tensor, state: Any, mean: Any) 
     return tree.map(lambda x, u: x + u, mean, updates), state
 
 
+def around_mean(
+    what: str, kind: type, num_candidates: int, sigma: Number, first: Callable[..., Any], draw: Callable[..., Any], move: Callable[..., Any]
+) -> Strategy:
+    """Make a strategy of candidates around a mean, ``state.mean``, with which it acts.
+
+    Args:
+        what: the name of the strategy, for messages.
+        kind: the class of its state.
+        num_candidates: N, already checked.
+        sigma: the standard deviation, above 0.
+        first: ``first(mean, vector) -> state``, from the parameters where the search begins, also as a vector [D].
+        draw: ``draw(key, state, vector) -> [N, D]``, candidates.
+        move: ``move(state, vector, candidates [N, D], fitness [N]) -> state``.
+    """
+    _check.number(f"{what}: sigma", sigma, "(0, inf)", tensor=True)
+
+    def init(key: torch.Tensor, params: Any) -> Any:
+        mean = start(what, params)
+        return first(mean, tree.ravel(mean)[0])
+
+    def ask(key: torch.Tensor, state: Any) -> tuple[Any, Any]:
+        return like_rows(draw(key, state, tree.ravel(state.mean)[0]), state.mean), state
+
+    def tell(state: Any, candidates: Any, fitness: torch.Tensor) -> Any:
+        matrix, fitness = checked(what, state.mean, candidates, fitness, num_candidates)
+        return move(state, tree.ravel(state.mean)[0], matrix, fitness)
+
+    return guarded(what, kind, init, ask, tell, lambda state: state.mean)
+
+
 def by_gradient(
     what: str, kind: type, num_candidates: int, optimizer: Optimizer, sigma: Number, gradient: Callable[[torch.Tensor, torch.Tensor], Any]
 ) -> Strategy:
@@ -178,43 +208,21 @@ def by_gradient(
         sigma: the standard deviation, above 0.
         gradient: ``gradient(noise [N, D], fitness [N]) -> [D]``; the noise is in units of sigma.
     """
-    check_count(what, "num_candidates", num_candidates, 2, even=True)
-    check_optimizer(what, optimizer)
-    check_positive(what, "sigma", sigma)
+    check_mirrored(what, num_candidates, optimizer)
 
-    def init(key: torch.Tensor, params: Any) -> Any:
-        mean = start(what, params)
-        return kind(mean, optimizer.init(mean))
+    def draw(key: torch.Tensor, state: Any, mean: torch.Tensor) -> torch.Tensor:
+        return mirrored(key, mean, sigma, num_candidates)
 
-    def ask(key: torch.Tensor, state: Any) -> tuple[Any, Any]:
-        return like_rows(mirrored(key, tree.ravel(state.mean)[0], sigma, num_candidates), state.mean), state
+    def move(state: Any, mean: torch.Tensor, candidates: torch.Tensor, fitness: torch.Tensor) -> Any:
+        return kind(*ascend(optimizer, gradient((candidates - mean) / sigma, fitness), state.optimizer, state.mean))
 
-    def tell(state: Any, candidates: Any, fitness: torch.Tensor) -> Any:
-        matrix, fitness = checked(what, state.mean, candidates, fitness, num_candidates)
-        noise = (matrix - tree.ravel(state.mean)[0]) / sigma
-        return kind(*ascend(optimizer, gradient(noise, fitness), state.optimizer, state.mean))
-
-    return guarded(what, kind, init, ask, tell, lambda state: state.mean)
+    return around_mean(what, kind, num_candidates, sigma, lambda mean, _: kind(mean, optimizer.init(mean)), draw, move)
 
 
-def check_count(what: str, name: str, value: Any, low: int, *, even: bool = False) -> None:
-    """Raise unless ``value`` is an integer of at least ``low``, and even if it has to be."""
-    _check.integer(f"{what}: {name}", value, low)
-    if even and value % 2:
-        _check.fail(ValueError, f"{what}: {name}", "an even number, as candidates come in mirrored pairs", value)
-
-
-def check_positive(what: str, name: str, value: Any) -> None:
-    """Raise unless ``value`` is a finite number above 0, or a floating-point tensor []."""
-    _check.number(f"{what}: {name}", value, "(0, inf)", tensor=True)
-
-
-def check_optimizer(what: str, optimizer: Any) -> None:
-    """Raise a TypeError unless ``optimizer`` is an :class:`funrl.optim.Optimizer`."""
+def check_mirrored(what: str, num_candidates: Any, optimizer: Any) -> None:
+    """Raise unless the number of candidates is even, and the other an :class:`funrl.optim.Optimizer`."""
+    _check.integer(f"{what}: num_candidates", num_candidates, 2)
+    if num_candidates % 2:
+        _check.fail(ValueError, f"{what}: num_candidates", "an even number, as candidates come in mirrored pairs", num_candidates)
     remedy = "call the factory, as in optim.adam(1e-2)"
     _check.instance(f"{what}: optimizer", optimizer, Optimizer, remedy, "a funrl.optim.Optimizer")
-
-
-def full(value: Number, like: torch.Tensor) -> torch.Tensor:
-    """Return a hyperparameter as a tensor [] of the dtype and device of ``like``."""
-    return torch.zeros((), dtype=like.dtype, device=like.device) + value
