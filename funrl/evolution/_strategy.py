@@ -81,14 +81,10 @@ def start(what: str, params: Any) -> Any:
 
 def checked(what: str, params: Any, candidates: Any, fitness: Any, num_candidates: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Check the arguments of ``tell``, and return the candidates as a matrix [N, D] and the fitness [N], finite and of their dtype."""
-    if not isinstance(fitness, torch.Tensor) or not fitness.is_floating_point():
-        got = tree.describe_leaf(fitness) if isinstance(fitness, torch.Tensor) else f"a {type(fitness).__name__}"
-        raise TypeError(f"{what}: fitness: expected a floating-point tensor [{num_candidates}], got {got}; cast it with .to(torch.float32)")
+    name, expected = f"{what}: fitness", f"one number for each candidate, [{num_candidates}]"
+    _check.floating(name, fitness, expected=f"a floating-point tensor [{num_candidates}]")
     if fitness.shape != (num_candidates,):
-        raise ValueError(
-            f"{what}: fitness: expected one number for each candidate, [{num_candidates}], got {list(fitness.shape)}; "
-            "average the episodes of a candidate first"
-        )
+        _check.fail(ValueError, name, expected, list(fitness.shape), "average the episodes of a candidate first")
     example = tree.map(lambda x: x.expand(num_candidates, *x.shape), params)
     tree.check_like(candidates, example, f"{what}: candidates", "those of ask")
     matrix = rows(candidates)
