@@ -1,7 +1,7 @@
 """Distributions over classes, all of them or those that a mask allows."""
 
 import math
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch.nn.functional import one_hot
@@ -24,8 +24,75 @@ class _Labels(ClosedForm):
         raise TypeError(f"{type(self).__name__}.stddev: classes are labels and have no deviation; use entropy() for how spread they are")
 
 
+class _Choice(ClosedForm):
+    """A choice of one of K classes, those that the mask allows, whatever its samples are."""
+
+    logits: torch.Tensor
+    mask: Any
+    start: int = 0
+
+    def _logits(self) -> torch.Tensor:
+        """Return the logits, checked, with minus infinity for what the mask forbids."""
+        what, logits, mask = type(self).__name__, self.logits, self.mask
+        check_logits(what, logits)
+        _check.integer(f"{what}: start", self.start)
+        if isinstance(mask, tuple) and not mask:
+            return logits
+        mask = _check.flag(f"{what}: mask", mask, "it is True for the allowed classes: compare it with mask == 1")
+        broadcast(f"{what}: logits and mask", logits.shape, mask.shape)
+        _check.sized(f"{what}: mask", mask, (..., logits.shape[-1]))
+        if _check.seen(lambda: ~mask.any(-1).all(), mask):
+            row = (~mask.any(-1)).nonzero()[0].tolist()
+            raise ValueError(f"{what}: mask: expected at least one allowed class in each row, got none in row {row}; end the episode there")
+        return torch.where(mask, logits, -math.inf)
+
+    @property
+    def log_probs(self) -> torch.Tensor:
+        """The logarithms of the probabilities [..., K]."""
+        return torch.log_softmax(self._logits(), -1)
+
+    @property
+    def probs(self) -> torch.Tensor:
+        """The probabilities [..., K]."""
+        return torch.softmax(self._logits(), -1)
+
+    def _log_prob(self, index: torch.Tensor) -> torch.Tensor:
+        """Return the log probability of the classes with these numbers from 0 on, minus infinity for others."""
+        log_probs = self.log_probs
+        broadcast(f"{type(self).__name__}.log_prob: x and the batch shape of logits", index.shape, log_probs.shape[:-1])
+        # A masked sum instead of a gather: its gradient is a product instead of a scatter, and fuses with the softmax.
+        classes = torch.arange(log_probs.shape[-1], device=log_probs.device)
+        chosen = torch.where(index.unsqueeze(-1) == classes, log_probs, 0.0).sum(-1)
+        return torch.where((index >= 0) & (index < log_probs.shape[-1]), chosen, -math.inf)
+
+    def entropy(self) -> torch.Tensor:
+        """Return the entropy [...] in nats."""
+        log_probs, probs = self.log_probs, self.probs
+        return -(probs * torch.where(probs > 0, log_probs, 0.0)).sum(-1)
+
+    def kl(self, other: Self) -> torch.Tensor:
+        r"""Return KL(self || other) [...]: infinite if ``other`` forbids a class that ``self`` allows.
+
+        .. math:: \sum_k p_k \, (\log p_k - \log q_k)
+
+        Raises:
+            TypeError: if ``other`` is of another class.
+            ValueError: if the classes differ.
+        """
+        what = f"{type(self).__name__}.kl"
+        _check.instance(f"{what}: other", other, type(self), ESTIMATE)
+        if self.start != other.start:
+            raise ValueError(f"{what}: other: expected classes that begin at {self.start}, got one that begins at {other.start}")
+        mine, theirs, probs = self.log_probs, other.log_probs, self.probs
+        if mine.shape[-1] != theirs.shape[-1]:
+            raise ValueError(f"{what}: other: expected {mine.shape[-1]} classes, got {theirs.shape[-1]}")
+        broadcast(f"{what}: self and other", mine.shape, theirs.shape)
+        present = probs > 0
+        return (probs * (torch.where(present, mine, 0.0) - torch.where(present, theirs, 0.0))).sum(-1)
+
+
 @tree.dataclass
-class Categorical(_Labels):
+class Categorical(_Choice, _Labels):
     r"""A categorical distribution over K classes, given by unnormalised log probabilities.
 
     .. math:: \log p(k) = z_k - \log \sum_j m_j e^{z_j} \quad\text{where}\quad m_k = 1
@@ -66,20 +133,6 @@ class Categorical(_Labels):
     start: int = tree.static(default=0)
     mask: Any = ()
 
-    def _logits(self) -> torch.Tensor:
-        _check.integer("Categorical: start", self.start)
-        return _allowed("Categorical", self.logits, self.mask)
-
-    @property
-    def log_probs(self) -> torch.Tensor:
-        """The logarithms of the probabilities [..., K]."""
-        return torch.log_softmax(self._logits(), -1)
-
-    @property
-    def probs(self) -> torch.Tensor:
-        """The probabilities [..., K]."""
-        return torch.softmax(self._logits(), -1)
-
     def sample(self, key: torch.Tensor) -> torch.Tensor:
         """Return a class int64 [...], by the Gumbel-max trick."""
         return random.categorical(key, self._logits()) + self.start
@@ -89,46 +142,16 @@ class Categorical(_Labels):
 
         It is minus infinity for a number outside start, ..., start + K - 1.
         """
-        log_probs = self.log_probs
         _check.whole("Categorical.log_prob: x", x)
-        broadcast("Categorical.log_prob: x and the batch shape of logits", x.shape, log_probs.shape[:-1])
-        # A masked sum instead of a gather: its gradient is a product instead of a scatter, and fuses with the softmax.
-        index = x.to(torch.int64) - self.start
-        classes = torch.arange(log_probs.shape[-1], device=log_probs.device)
-        chosen = torch.where(index.unsqueeze(-1) == classes, log_probs, 0.0).sum(-1)
-        return torch.where((index >= 0) & (index < log_probs.shape[-1]), chosen, -math.inf)
-
-    def entropy(self) -> torch.Tensor:
-        """Return the entropy [...] in nats."""
-        log_probs, probs = self.log_probs, self.probs
-        return -(probs * torch.where(probs > 0, log_probs, 0.0)).sum(-1)
+        return self._log_prob(x.to(torch.int64) - self.start)
 
     def mode(self) -> torch.Tensor:
         """Return the most likely class int64 [...] (the first one of equal classes)."""
         return self._logits().argmax(-1) + self.start
 
-    def kl(self, other: "Categorical") -> torch.Tensor:
-        r"""Return KL(self || other) [...]: infinite if ``other`` forbids a class that ``self`` allows.
-
-        .. math:: \sum_k p_k \, (\log p_k - \log q_k)
-
-        Raises:
-            TypeError: if ``other`` is not a Categorical.
-            ValueError: if the classes differ.
-        """
-        _check.instance("Categorical.kl: other", other, Categorical, ESTIMATE)
-        if self.start != other.start:
-            raise ValueError(f"Categorical.kl: other: expected classes that begin at {self.start}, got one that begins at {other.start}")
-        mine, theirs, probs = self.log_probs, other.log_probs, self.probs
-        if mine.shape[-1] != theirs.shape[-1]:
-            raise ValueError(f"Categorical.kl: other: expected {mine.shape[-1]} classes, got {theirs.shape[-1]}")
-        broadcast("Categorical.kl: self and other", mine.shape, theirs.shape)
-        present = probs > 0
-        return (probs * (torch.where(present, mine, 0.0) - torch.where(present, theirs, 0.0))).sum(-1)
-
 
 @tree.dataclass
-class OneHotCategorical(ClosedForm):
+class OneHotCategorical(_Choice):
     """A categorical distribution over K classes, as one-hot vectors.
 
     Attributes:
@@ -150,44 +173,26 @@ class OneHotCategorical(ClosedForm):
     logits: torch.Tensor
     mask: Any = ()
 
-    def _classes(self) -> Categorical:
-        return Categorical(_allowed("OneHotCategorical", self.logits, self.mask))
-
     def _vector(self, x: torch.Tensor) -> torch.Tensor:
         return one_hot(x, self.logits.shape[-1]).to(self.logits.dtype)
 
-    @property
-    def log_probs(self) -> torch.Tensor:
-        """The logarithms of the probabilities [..., K]."""
-        return self._classes().log_probs
-
-    @property
-    def probs(self) -> torch.Tensor:
-        """The probabilities [..., K]."""
-        return self._classes().probs
-
     def sample(self, key: torch.Tensor) -> torch.Tensor:
         """Return a one-hot vector [..., K] in the dtype of the logits; it carries no gradient."""
-        return self._vector(self._classes().sample(key))
+        return self._vector(random.categorical(key, self._logits()))
 
     def log_prob(self, x: torch.Tensor) -> torch.Tensor:
         """Return the log probability of one-hot vectors ``x`` [..., K] of any dtype, whose batch shape broadcasts as for Categorical."""
-        classes = self._classes()
         _check.instance("OneHotCategorical.log_prob: x", x, torch.Tensor, expected="a tensor [..., K]")
         if x.ndim == 0 or x.shape[-1] != self.logits.shape[-1]:
             raise ValueError(
                 f"OneHotCategorical.log_prob: x: expected one-hot vectors [..., {self.logits.shape[-1]}], got the shape {list(x.shape)}; "
                 "use Categorical for classes as whole numbers"
             )
-        return classes.log_prob(x.to(torch.int64).argmax(-1))
-
-    def entropy(self) -> torch.Tensor:
-        """Return the entropy [...] in nats."""
-        return self._classes().entropy()
+        return self._log_prob(x.to(torch.int64).argmax(-1))
 
     def mode(self) -> torch.Tensor:
         """Return the most likely one-hot vector [..., K]."""
-        return self._vector(self._classes().mode())
+        return self._vector(self._logits().argmax(-1))
 
     def mean(self) -> torch.Tensor:
         """Return the mean [..., K]: the probabilities."""
@@ -201,16 +206,6 @@ class OneHotCategorical(ClosedForm):
         others = torch.where(likeliest, 0.0, probs).sum(-1, keepdim=True)
         var = probs * torch.where(likeliest, others, 1 - probs)
         return torch.where(var > 0, torch.where(var > 0, var, 1.0).sqrt(), 0.0 * var)
-
-    def kl(self, other: "OneHotCategorical") -> torch.Tensor:
-        """Return KL(self || other) [...].
-
-        Raises:
-            TypeError: if ``other`` is not an OneHotCategorical.
-            ValueError: if the numbers of classes differ.
-        """
-        _check.instance("OneHotCategorical.kl: other", other, OneHotCategorical, ESTIMATE)
-        return self._classes().kl(other._classes())
 
 
 @tree.dataclass
@@ -288,17 +283,3 @@ def check_logits(what: str, logits: Any) -> torch.Tensor:
     _check.floating(f"{what}: logits", logits)
     _check.sized(f"{what}: logits", logits, (..., "K"), "the last dimension is that of the classes")
     return logits
-
-
-def _allowed(what: str, logits: Any, mask: Any) -> torch.Tensor:
-    """Return the logits, checked, with minus infinity for what the mask forbids."""
-    check_logits(what, logits)
-    if isinstance(mask, tuple) and not mask:
-        return logits
-    mask = _check.flag(f"{what}: mask", mask, "it is True for the allowed classes: compare it with mask == 1")
-    broadcast(f"{what}: logits and mask", logits.shape, mask.shape)
-    _check.sized(f"{what}: mask", mask, (..., logits.shape[-1]))
-    if _check.seen(lambda: ~mask.any(-1).all(), mask):
-        row = (~mask.any(-1)).nonzero()[0].tolist()
-        raise ValueError(f"{what}: mask: expected at least one allowed class in each row, got none in row {row}; end the episode there")
-    return torch.where(mask, logits, -math.inf)
