@@ -61,7 +61,8 @@ def n_step(transition: Any, *, n: int, gamma: float | torch.Tensor) -> NStep:
     _check.integer("buffers.n_step: n", n, 1)
     _check.number("buffers.n_step: gamma", gamma, "[0, 1]", tensor=True)
     reward, terminated, truncated = [tree.get(transition, name) for name in ("reward", "terminated", "truncated")]
-    _check_steps(reward, terminated=terminated, truncated=truncated)
+    _check.floating("buffers.n_step: reward", reward, shape=("T", ...))
+    _check.alike("buffers.n_step", reward=reward, terminated=terminated, truncated=truncated)
     after = tree.get(transition, "next_observation")
     if tree.leaves(after) and tree.batch_shape(after, reward.ndim) != reward.shape:
         raise ValueError(
@@ -161,8 +162,3 @@ def split_trajectories(batch: Any, done: torch.Tensor | None = None, *, num_traj
     mask = lay(torch.ones_like(done))
     ids = torch.where(mask, torch.arange(count, device=done.device), -1)
     return Trajectories(tree.map(lay, batch), mask, ids)
-
-
-def _check_steps(reward: Any, **flags: Any) -> None:
-    _check.floating("buffers.n_step: reward", reward, shape=("T", ...))
-    _check.alike("buffers.n_step", reward=reward, **flags)

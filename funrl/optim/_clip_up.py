@@ -1,12 +1,11 @@
 """ClipUp: steps of one length, with momentum and a limit of the speed."""
 
-import math
 from typing import Any
 
 import torch
 
 from funrl import _check, tree
-from funrl.optim._optimizer import Number, Optimizer, like, wide
+from funrl.optim._optimizer import Number, Optimizer, like, shrinking, wide
 from funrl.optim._rules import _check_rate, _count, _rate, _wide_zeros, _without_subnormals
 from funrl.schedules import Schedule
 from funrl.tree import global_norm
@@ -70,10 +69,7 @@ def clip_up(learning_rate: Number | Schedule, momentum: Number = 0.9, max_speed:
         norm = global_norm(wide_grads)
         factor = rate / torch.where(norm == 0, 1.0, norm)
         velocity = tree.map(lambda v, g: like(momentum, g) * v + factor.to(g.dtype) * g, state.velocity, wide_grads)
-        speed = global_norm(velocity)
-        # A comparison with NaN is False, so that NaN reaches all leaves unless there is no limit.
-        within = (speed <= limit) | (torch.as_tensor(limit, device=speed.device) == math.inf)
-        shrink = torch.where(within, 1.0, limit / torch.where(within, 1.0, speed))
+        shrink = shrinking(global_norm(velocity), limit)
         velocity = tree.map(lambda v: _without_subnormals(shrink.to(v.dtype) * v), velocity)
         return tree.map(lambda v, g: (-v).to(g.dtype), velocity, grads), ClipUpState(state.count + 1, velocity)
 
