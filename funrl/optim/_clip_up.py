@@ -6,7 +6,7 @@ import torch
 
 from funrl import _check, tree
 from funrl.optim._optimizer import Number, Optimizer, like, shrinking, wide
-from funrl.optim._rules import _check_rate, _count, _rate, _wide_zeros, _without_subnormals
+from funrl.optim._rules import rule, wide_zeros, without_subnormals
 from funrl.schedules import Schedule
 from funrl.tree import global_norm
 
@@ -53,24 +53,18 @@ def clip_up(learning_rate: Number | Schedule, momentum: Number = 0.9, max_speed:
     Reference: N. E. Toklu, P. Liskowski, R. K. Srivastava, "ClipUp: A Simple and Powerful Optimizer for Distribution-based Policy
         Evolution", 2020, arXiv:2008.02387, algorithm 1.
     """
-    _check_rate("clip_up", learning_rate)
     _check.number("clip_up: momentum", momentum, "[0, 1)", tensor=True)
     if max_speed is not None:
         _check.number("clip_up: max_speed", max_speed, "(0, inf]", "use math.inf for no limit", tensor=True)
 
-    def init(params: Any) -> ClipUpState:
-        return ClipUpState(_count("clip_up", params), _wide_zeros(params))
-
-    def update(grads: Any, state: ClipUpState, params: Any) -> tuple[Any, ClipUpState]:
-        tree.check_like(grads, params, "clip_up: grads", "params")
-        rate = _rate(learning_rate, state.count)
+    def update(rate: Number, grads: Any, state: ClipUpState, params: Any) -> tuple[Any, ClipUpState]:
         limit = 2 * rate if max_speed is None else max_speed
         wide_grads = tree.map(wide, grads)
         norm = global_norm(wide_grads)
         factor = rate / torch.where(norm == 0, 1.0, norm)
         velocity = tree.map(lambda v, g: like(momentum, g) * v + factor.to(g.dtype) * g, state.velocity, wide_grads)
         shrink = shrinking(global_norm(velocity), limit)
-        velocity = tree.map(lambda v: _without_subnormals(shrink.to(v.dtype) * v), velocity)
+        velocity = tree.map(lambda v: without_subnormals(shrink.to(v.dtype) * v), velocity)
         return tree.map(lambda v, g: (-v).to(g.dtype), velocity, grads), ClipUpState(state.count + 1, velocity)
 
-    return Optimizer(init, update)
+    return rule("clip_up", learning_rate, lambda count, params: ClipUpState(count, wide_zeros(params)), update)
