@@ -9,7 +9,7 @@ import torch
 from funrl import _check, tree
 from funrl.buffers._buffer import Buffer, RingState, Storage, check_batch_size, check_capacity
 from funrl.buffers._episodes import breaks, done as done_of, positions
-from funrl.buffers._priorities import Exponents, addresses, draw, exponents, set_priority, weight_of
+from funrl.buffers._priorities import Exponents, Held, draw, exponents, set_priority, weight_of
 from funrl.buffers._ring import adding, append, memory, next_slots, rows, start
 from funrl.buffers._sums import SumTree, put, sum_tree
 from funrl.buffers._writing import FRESH, IN_PLACE, Write, buffer_of
@@ -155,8 +155,7 @@ def prioritized_sequence(
 
     def updating(write: Write) -> dict[str, Any]:
         def update_priority(state: SequenceState, indices: Any, priority: Any) -> SequenceState:
-            held = (capacity * state.over.shape[0], state.ring, state.laps)
-            starts, new = set_priority(name, write, state.starts, state.exponents, epsilon, *held, indices, priority)
+            starts, new = set_priority(name, write, _held(spec, state), indices, priority)
             return state if write is IN_PLACE else state.replace(starts=starts, exponents=new)
 
         return {"update_priority": update_priority}
@@ -301,10 +300,14 @@ def _restore(spec: _Spec, ring: RingState) -> SequenceState:
     return _mark(spec, FRESH, state, known).replace(position=known[-spec.span :], over=last)
 
 
+def _held(spec: _Spec, state: SequenceState) -> Held:
+    return Held(state.starts, state.exponents, spec.epsilon, spec.capacity * state.over.shape[0], state.ring, state.laps)
+
+
 def _sample(spec: _Spec, key: torch.Tensor, state: SequenceState, batch_size: int) -> SequenceSample:
     span, capacity, envs = spec.span, spec.capacity, state.over.shape[0]
     check_batch_size(spec.name, batch_size, state.count, 1)
-    index, probabilities, weights = draw(key, state.starts, state.exponents, capacity * envs, batch_size)
+    index, address, probabilities, weights = draw(key, _held(spec, state), batch_size)
     time = torch.arange(span, device=index.device)[:, None]
     steps = (index // envs + time) % capacity
     data = tree.map(lambda x: x.view(-1, *x.shape[2:]), state.ring.data)
@@ -315,5 +318,4 @@ def _sample(spec: _Spec, key: torch.Tensor, state: SequenceState, batch_size: in
     parted = torch.cat([torch.zeros_like(ended[:1]), ended[:-1] if broken is None else ended[:-1] | broken[1:]])
     before = parted.cumsum(0) > 0
     mask = ~before & (time >= spec.burn_in)
-    address = addresses(index, state.ring, state.laps, capacity * envs)
     return SequenceSample(batch, address, probabilities, weights, mask)
