@@ -126,10 +126,8 @@ def _newest(spec: _Spec, items: Any, dims: int) -> Any:
     for path in (spec.observation, spec.next_observation):
         x = tree.get(items, path)
         if not isinstance(x, torch.Tensor) or x.ndim <= dims or x.shape[dims] != spec.num_frames:
-            raise ValueError(
-                f"buffers.frame_stacks: {path}: expected a stack of {spec.num_frames} frames after {dims} dimensions, "
-                f"got {tree.describe_leaf(x)}"
-            )
+            expected = f"a stack of {spec.num_frames} frames after {dims} dimensions"
+            _check.fail(ValueError, f"buffers.frame_stacks: {path}", expected, tree.describe_leaf(x))
         items = tree.update(items, path, x.select(dims, spec.num_frames - 1))
     return items
 

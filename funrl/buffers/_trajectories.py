@@ -64,11 +64,9 @@ def n_step(transition: Any, *, n: int, gamma: float | torch.Tensor) -> NStep:
     _check.floating("buffers.n_step: reward", reward, shape=("T", ...))
     _check.alike("buffers.n_step", reward=reward, terminated=terminated, truncated=truncated)
     after = tree.get(transition, "next_observation")
-    if tree.leaves(after) and tree.batch_shape(after, reward.ndim) != reward.shape:
-        raise ValueError(
-            f"buffers.n_step: next_observation: expected the shape {list(reward.shape)} of reward first, "
-            f"got {list(tree.batch_shape(after, reward.ndim))}"
-        )
+    shape = tree.batch_shape(after, reward.ndim) if tree.leaves(after) else reward.shape
+    if shape != reward.shape:
+        _check.fail(ValueError, "buffers.n_step: next_observation", f"the shape {list(reward.shape)} of reward first", list(shape))
     length = reward.shape[0]
     total, steps, factor = torch.zeros_like(reward), torch.zeros_like(reward, dtype=torch.int64), torch.ones_like(reward)
     going = torch.ones_like(terminated)

@@ -184,10 +184,8 @@ class OneHotCategorical(_Choice):
         """Return the log probability of one-hot vectors ``x`` [..., K] of any dtype, whose batch shape broadcasts as for Categorical."""
         _check.instance("OneHotCategorical.log_prob: x", x, torch.Tensor, expected="a tensor [..., K]")
         if x.ndim == 0 or x.shape[-1] != self.logits.shape[-1]:
-            raise ValueError(
-                f"OneHotCategorical.log_prob: x: expected one-hot vectors [..., {self.logits.shape[-1]}], got the shape {list(x.shape)}; "
-                "use Categorical for classes as whole numbers"
-            )
+            expected, remedy = f"one-hot vectors [..., {self.logits.shape[-1]}]", "use Categorical for classes as whole numbers"
+            _check.fail(ValueError, "OneHotCategorical.log_prob: x", expected, f"the shape {list(x.shape)}", remedy)
         return self._log_prob(x.to(torch.int64).argmax(-1))
 
     def mode(self) -> torch.Tensor:

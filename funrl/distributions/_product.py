@@ -42,12 +42,10 @@ class Joint:
         return dict(zip(self._names(), values, strict=True)) if isinstance(self.parts, Mapping) else tuple(values)
 
     def _sum(self, what: str, terms: Sequence[torch.Tensor]) -> torch.Tensor:
-        shapes = [tuple(x.shape) for x in terms]
-        if len(set(shapes)) > 1:
-            raise ValueError(
-                f"Joint.{what}: parts: expected one batch shape, got {', '.join(str(list(shape)) for shape in shapes)}; make one event of "
-                "the dimensions of a value with Independent"
-            )
+        shapes = [list(x.shape) for x in terms]
+        if any(shape != shapes[0] for shape in shapes):
+            got, remedy = ", ".join(map(str, shapes)), "make one event of the dimensions of a value with Independent"
+            _check.fail(ValueError, f"Joint.{what}: parts", "one batch shape", got, remedy)
         return reduce(torch.add, terms)
 
     def _with_keys(self, key: torch.Tensor) -> Any:

@@ -72,10 +72,8 @@ def start(what: str, params: Any) -> Any:
     for path, x in zip(tree.paths(params), leaves, strict=True):
         _check.tensor(f"{what}: params", x)
         if not x.is_floating_point() or x.dtype != leaves[0].dtype:
-            raise TypeError(
-                f"{what}: params: expected floating-point leaves of one dtype, got {tree.describe_leaf(x)} at {path or 'its only leaf'} "
-                f"and {leaves[0].dtype} before it; cast with tree.to"
-            )
+            got = f"{tree.describe_leaf(x)} at {path or 'its only leaf'} and {leaves[0].dtype} before it"
+            _check.fail(TypeError, f"{what}: params", "floating-point leaves of one dtype", got, "cast with tree.to")
     return tree.map(lambda x: x.clone(memory_format=torch.contiguous_format), params)
 
 
