@@ -7,11 +7,10 @@ from typing import Any, NamedTuple
 import torch
 
 from funrl import _check, random, tree
-from funrl.buffers._buffer import Buffer, RingState, Sample, Storage, check_batch_size, check_capacity
+from funrl.buffers._buffer import IN_PLACE, Buffer, RingState, Sample, Storage, Write, buffer_of, check_batch_size, check_capacity
 from funrl.buffers._episodes import breaks, done as done_of, positions
 from funrl.buffers._ring import append, check_items, memory, rows, start
 from funrl.buffers._sums import SumTree, find, put, sum_tree, total
-from funrl.buffers._writing import IN_PLACE, Write, buffer_of
 
 
 @tree.dataclass

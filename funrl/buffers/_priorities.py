@@ -6,11 +6,10 @@ from typing import Any, NamedTuple
 import torch
 
 from funrl import _check, random, tree
-from funrl.buffers._buffer import RingState
+from funrl.buffers._buffer import IN_PLACE, RingState, Write
 from funrl.buffers._journal import home
 from funrl.buffers._ring import capacity_of
 from funrl.buffers._sums import SumTree, find, put, put_on_host, total
-from funrl.buffers._writing import IN_PLACE, Write
 
 
 @tree.dataclass

@@ -5,11 +5,10 @@ from typing import Any
 import torch
 
 from funrl import tree
-from funrl.buffers._buffer import Buffer, RingState, Sample, Storage, check_batch_size, check_capacity
+from funrl.buffers._buffer import IN_PLACE, Buffer, RingState, Sample, Storage, Write, buffer_of, check_batch_size, check_capacity
 from funrl.buffers._priorities import Exponents, Held, draw, exponents, set_priority, weight_of
 from funrl.buffers._ring import adding, append, capacity_of, memory, next_slots, rows, start
 from funrl.buffers._sums import SumTree, put, sum_tree
-from funrl.buffers._writing import IN_PLACE, Write, buffer_of
 
 
 @tree.dataclass

@@ -7,12 +7,11 @@ from typing import Any, NamedTuple
 import torch
 
 from funrl import _check, tree
-from funrl.buffers._buffer import Buffer, RingState, Storage, check_batch_size, check_capacity
+from funrl.buffers._buffer import FRESH, IN_PLACE, Buffer, RingState, Storage, Write, buffer_of, check_batch_size, check_capacity
 from funrl.buffers._episodes import breaks, done as done_of, positions
 from funrl.buffers._priorities import Exponents, Held, draw, exponents, set_priority, weight_of
 from funrl.buffers._ring import adding, append, memory, next_slots, rows, start
 from funrl.buffers._sums import SumTree, put, sum_tree
-from funrl.buffers._writing import FRESH, IN_PLACE, Write, buffer_of
 
 Function = Callable[[Any], Any]
 

@@ -6,11 +6,10 @@ from typing import Any
 import torch
 
 from funrl import random
-from funrl.buffers._buffer import Buffer, RingState, Sample, Storage, check_batch_size, check_capacity
+from funrl.buffers._buffer import FRESH, Buffer, RingState, Sample, Storage, Write, buffer_of, check_batch_size, check_capacity
 from funrl.buffers._journal import home, take_from_files
 from funrl.buffers._order import ordered
 from funrl.buffers._ring import adding, append, memory, rows, slots, start
-from funrl.buffers._writing import FRESH, Write, buffer_of
 
 
 def uniform(capacity: int, *, storage: Storage = memory) -> Buffer:

@@ -5,8 +5,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from funrl import _check, random, tree
-from funrl.optim import Optimizer
+from funrl import _check, tree
 
 Number = float | torch.Tensor
 
@@ -147,18 +146,6 @@ def standardized(fitness: torch.Tensor) -> torch.Tensor:
     return centred / (centred.square().mean().sqrt() + 1e-8)
 
 
-def mirrored(key: torch.Tensor, mean: torch.Tensor, std: Any, num_candidates: int) -> torch.Tensor:
-    """Return N candidates [N, D] around a mean [D], the second half as far on the other side as the first."""
-    noise = random.normal(key, (num_candidates // 2, mean.shape[0]), dtype=mean.dtype)
-    return mean + std * torch.cat([noise, -noise])
-
-
-def ascend(optimizer: Optimizer, gradient: torch.Tensor, state: Any, mean: Any) -> tuple[Any, Any]:
-    """Let an optimizer, which minimises, move a mean along the gradient [D] of the fitness; return the mean and the optimizer's state."""
-    updates, state = optimizer.update(like_vector(-gradient, mean), state, mean)
-    return tree.map(lambda x, u: x + u, mean, updates), state
-
-
 def around_mean(
     what: str, kind: type, num_candidates: int, sigma: Number, first: Callable[..., Any], draw: Callable[..., Any], move: Callable[..., Any]
 ) -> Strategy:
@@ -187,36 +174,3 @@ def around_mean(
         return move(state, tree.ravel(state.mean)[0], matrix, fitness)
 
     return guarded(what, kind, init, ask, tell, lambda state: state.mean)
-
-
-def by_gradient(
-    what: str, kind: type, num_candidates: int, optimizer: Optimizer, sigma: Number, gradient: Callable[[torch.Tensor, torch.Tensor], Any]
-) -> Strategy:
-    """Make a strategy of mirrored candidates around a mean, which an optimizer moves along an estimate of the gradient of the fitness.
-
-    Args:
-        what: the name of the strategy, for messages.
-        kind: the class of its state, of the mean and the optimizer's state.
-        num_candidates: N, even and at least 2.
-        optimizer: an :class:`funrl.optim.Optimizer`.
-        sigma: the standard deviation, above 0.
-        gradient: ``gradient(noise [N, D], fitness [N]) -> [D]``; the noise is in units of sigma.
-    """
-    check_mirrored(what, num_candidates, optimizer)
-
-    def draw(key: torch.Tensor, state: Any, mean: torch.Tensor) -> torch.Tensor:
-        return mirrored(key, mean, sigma, num_candidates)
-
-    def move(state: Any, mean: torch.Tensor, candidates: torch.Tensor, fitness: torch.Tensor) -> Any:
-        return kind(*ascend(optimizer, gradient((candidates - mean) / sigma, fitness), state.optimizer, state.mean))
-
-    return around_mean(what, kind, num_candidates, sigma, lambda mean, _: kind(mean, optimizer.init(mean)), draw, move)
-
-
-def check_mirrored(what: str, num_candidates: Any, optimizer: Any) -> None:
-    """Raise unless the number of candidates is even, and the other an :class:`funrl.optim.Optimizer`."""
-    _check.integer(f"{what}: num_candidates", num_candidates, 2)
-    if num_candidates % 2:
-        _check.fail(ValueError, f"{what}: num_candidates", "an even number, as candidates come in mirrored pairs", num_candidates)
-    remedy = "call the factory, as in optim.adam(1e-2)"
-    _check.instance(f"{what}: optimizer", optimizer, Optimizer, remedy, "a funrl.optim.Optimizer")
