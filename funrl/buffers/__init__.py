@@ -9,7 +9,7 @@
 torch.Size([32, 4])
 """
 
-from funrl.buffers._buffer import Buffer, Sample, Storage
+from funrl.buffers._buffer import Buffer, Sample, Storage, in_place
 from funrl.buffers._disk import files, follow, reopen
 from funrl.buffers._frames import frame_stacks
 from funrl.buffers._hindsight import hindsight
@@ -21,7 +21,6 @@ from funrl.buffers._saving import load, save
 from funrl.buffers._sequence import SequenceSample, prioritized_sequence, sequence
 from funrl.buffers._trajectories import NStep, Trajectories, n_step, split_trajectories
 from funrl.buffers._uniform import first_in_first_out, uniform, without_replacement
-from funrl.buffers._writing import in_place
 
 __all__ = [
     "Buffer",

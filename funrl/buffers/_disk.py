@@ -43,7 +43,7 @@ def files(folder: str | os.PathLike) -> Storage:
     folder = Path(folder)
 
     def create(example: Any, capacity: int) -> Any:
-        like = tree.map(lambda x: torch.empty((capacity, *x.shape), dtype=x.dtype, device="meta"), example)
+        like = _rows_like(example, capacity)
         if all(x.device.type == "meta" for x in tree.leaves(example)):
             return like
         data = tree.memmap_like(like, folder)
@@ -53,13 +53,14 @@ def files(folder: str | os.PathLike) -> Storage:
 
     def read(example: Any, capacity: int) -> tuple[RingState, int]:
         begun, written, size = read_journal(folder)
-        return _ring(folder, example, capacity, written, min(size, capacity - min(begun - written, capacity))), begun
+        whole = min(size, capacity - min(begun - written, capacity))
+        data = tree.load_memmap(folder, _rows_like(example, capacity))
+        return RingState(data, torch.tensor(written % capacity), torch.tensor(whole)), begun
 
     def reopened(example: Any, capacity: int) -> RingState:
-        begun, written, size = read_journal(folder)
-        whole = min(size, capacity - min(begun - written, capacity))
-        ring = _ring(folder, example, capacity, written, whole)
+        (ring, _), (begun, written, size) = read(example, capacity), read_journal(folder)
         if begun != written:
+            whole = int(ring.size)
             warnings.warn(
                 f"{folder}: the writing of {begun - written} rows was cut off: they are lost, and {size - whole} old rows in their places",
                 stacklevel=3,
@@ -71,9 +72,8 @@ def files(folder: str | os.PathLike) -> Storage:
     return Storage(create, reopened, read)
 
 
-def _ring(folder: Path, example: Any, capacity: int, written: int, size: int) -> RingState:
-    like = tree.map(lambda x: torch.empty((capacity, *x.shape), dtype=x.dtype, device="meta"), example)
-    return RingState(tree.load_memmap(folder, like), torch.tensor(written % capacity), torch.tensor(size))
+def _rows_like(example: Any, capacity: int) -> Any:
+    return tree.map(lambda x: torch.empty((capacity, *x.shape), dtype=x.dtype, device="meta"), example)
 
 
 def reopen(buffer: Buffer, example: Any) -> Any:

@@ -1,16 +1,16 @@
 """Buffers of images: stacks of frames in which each frame is stored once, and pixels as bytes."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 
 from funrl import _check, random, tree
-from funrl.buffers._buffer import Buffer, RingState, Sample, Storage, check_batch_size, check_capacity
+from funrl.buffers._buffer import IN_PLACE, Buffer, RingState, Sample, Storage, Write, buffer_of, check_batch_size, check_capacity
 from funrl.buffers._episodes import breaks, done as done_of, positions
 from funrl.buffers._ring import append, check_items, memory, rows, start
 from funrl.buffers._sums import SumTree, find, put, sum_tree, total
-from funrl.buffers._writing import IN_PLACE, Write, buffer_of
 
 
 @tree.dataclass
@@ -92,9 +92,6 @@ def frame_stacks(
         ring = start("frame_stacks", kept(example), capacity, storage)
         return FramesState(ring, torch.ones_like(over), sum_tree(capacity * shape[0], over.device))
 
-    def sample(key: torch.Tensor, state: FramesState, batch_size: int) -> Sample:
-        return _sample(spec, key, state, batch_size)
-
     def writers(write: Write) -> dict[str, Any]:
         return {
             "add": lambda state, item: _write_steps(spec, write, state, tree.map(lambda x: x[None], item)),
@@ -103,9 +100,9 @@ def frame_stacks(
 
     return buffer_of(
         init=init,
-        sample=sample,
+        sample=functools.partial(_sample, spec),
         size=_size,
-        restore=lambda ring: _restore(spec, ring),
+        restore=functools.partial(_restore, spec),
         capacity=capacity,
         storage=storage,
         kept=kept,
@@ -128,10 +125,8 @@ def _newest(spec: _Spec, items: Any, dims: int) -> Any:
     for path in (spec.observation, spec.next_observation):
         x = tree.get(items, path)
         if not isinstance(x, torch.Tensor) or x.ndim <= dims or x.shape[dims] != spec.num_frames:
-            raise ValueError(
-                f"buffers.frame_stacks: {path}: expected a stack of {spec.num_frames} frames after {dims} dimensions, "
-                f"got {tree.describe_leaf(x)}"
-            )
+            expected = f"a stack of {spec.num_frames} frames after {dims} dimensions"
+            _check.fail(ValueError, f"buffers.frame_stacks: {path}", expected, tree.describe_leaf(x))
         items = tree.update(items, path, x.select(dims, spec.num_frames - 1))
     return items
 

@@ -5,10 +5,9 @@ from typing import Any, NamedTuple
 import torch
 
 from funrl import _check, random, tree
-from funrl.buffers._buffer import Buffer, RingState, Sample, Storage, check_batch_size, check_capacity
+from funrl.buffers._buffer import Buffer, RingState, Sample, Storage, Write, buffer_of, check_batch_size, check_capacity
 from funrl.buffers._episodes import done
 from funrl.buffers._ring import adding, append, memory, rows, slots, start
-from funrl.buffers._writing import Write, buffer_of
 from funrl.typing import GoalReward
 
 _STRATEGIES = ("future", "final", "episode")

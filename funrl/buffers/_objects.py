@@ -6,8 +6,7 @@ from typing import Any
 import torch
 
 from funrl import random, tree
-from funrl.buffers._buffer import Buffer, Sample, Storage, check_batch_size, check_capacity
-from funrl.buffers._writing import FRESH, Write, buffer_of
+from funrl.buffers._buffer import FRESH, Buffer, Sample, Storage, Write, buffer_of, check_batch_size, check_capacity
 
 
 class Shelf:

@@ -1,8 +1,5 @@
 """Random permutations of n items, evaluated at single places: the item at place j is found without computing the others."""
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 
 from funrl import _check, random
@@ -46,31 +43,19 @@ def ordered(key: torch.Tensor, place: torch.Tensor, n: torch.Tensor) -> torch.Te
         left, right = feistel((x // b, x % b), keys.unbind(0), change)
         return left * b + right
 
+    # All numbers go through the network once, and those of at least n again.
+    def permuted(x: torch.Tensor, step: int | torch.Tensor) -> tuple[torch.Tensor, tuple[()]]:
+        y, _ = scan(lambda y, pair: (two_rounds(y, pair), ()), x, keys)
+        return torch.where((step > 0) & (x < n), x, y), ()
+
     if tracing():
-        return _walk(two_rounds, keys, place, n)
-    x = place
-    for step in range(_WALK):
-        y = x
-        for pair in keys.unbind(0):
-            y = two_rounds(y, pair)
-        x = y if step == 0 else torch.where(x >= n, y, x)
-        if _check.seen(lambda x=x: (x < n).all()):
-            break
-    return torch.minimum(x, (n - 1).clamp(min=0))
-
-
-def _walk(two_rounds: Callable[..., torch.Tensor], keys: torch.Tensor, place: torch.Tensor, n: torch.Tensor) -> torch.Tensor:
-    """Compute the same as one loop over the rounds of all steps."""
-    count = len(keys)
-    number = torch.arange(_WALK * count, device=place.device)
-
-    def body(carry: tuple[torch.Tensor, torch.Tensor], row: tuple[torch.Tensor, torch.Tensor]) -> tuple[Any, tuple[()]]:
-        x, y = carry
-        i, pair = row
-        y = two_rounds(torch.where(i % count == 0, x, y), pair)
-        return (torch.where((i % count == count - 1) & ((i < count) | (x >= n)), y, x), y), ()
-
-    (x, _), _ = scan(body, (place, place), (number, keys.repeat(_WALK, 1)))
+        x, _ = scan(permuted, place, torch.arange(_WALK, device=place.device))
+    else:
+        x = place
+        for step in range(_WALK):
+            x, _ = permuted(x, step)
+            if _check.seen(lambda x=x: (x < n).all()):
+                break
     return torch.minimum(x, (n - 1).clamp(min=0))
 
 

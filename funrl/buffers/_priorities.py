@@ -1,16 +1,15 @@
 """Priorities, as prioritised items and prioritised slices use them."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from funrl import _check, random, tree
-from funrl.buffers._buffer import RingState
+from funrl.buffers._buffer import IN_PLACE, RingState, Write
 from funrl.buffers._journal import home
 from funrl.buffers._ring import capacity_of
 from funrl.buffers._sums import SumTree, find, put, put_on_host, total
-from funrl.buffers._writing import IN_PLACE, Write
 
 
 @tree.dataclass
@@ -26,6 +25,35 @@ class Exponents(tree.Replaceable):
     alpha: torch.Tensor
     beta: torch.Tensor
     greatest: torch.Tensor
+
+
+class Held(NamedTuple):
+    """The priorities of what a ring holds, from the state of a buffer.
+
+    Attributes:
+        priorities: (priority + epsilon) ** alpha for each place, 0 for one without an item.
+        exponents: alpha, beta and the greatest priority so far.
+        epsilon: is added to priorities.
+        places: the number of places, a multiple of the slots of the ring.
+        ring: the items.
+        laps: int64 [], how often the cursor has passed the end.
+    """
+
+    priorities: SumTree
+    exponents: Exponents
+    epsilon: float
+    places: int
+    ring: RingState
+    laps: torch.Tensor
+
+    def addresses(self, index: torch.Tensor) -> torch.Tensor:
+        """Return the addresses of the items at places: place + ``places`` * (laps of the cursor before the item was written).
+
+        An item that replaces another has a different address, so that a late priority of the old item does not reach it. The address of
+        a place without an item is negative.
+        """
+        slot = index // (self.places // capacity_of(self.ring))
+        return index + self.places * (self.laps - (slot >= self.ring.cursor).to(torch.int64))
 
 
 def exponents(name: str, alpha: Any, beta: Any, epsilon: Any) -> Callable[[Any], Exponents]:
@@ -47,47 +75,26 @@ def weight_of(priority: torch.Tensor, exponents: Exponents, epsilon: float) -> t
     return priority.add(epsilon).pow(exponents.alpha).clamp(tiny, torch.finfo(torch.float32).max)
 
 
-def addresses(index: torch.Tensor, ring: RingState, laps: torch.Tensor, places: int) -> torch.Tensor:
-    """Return the addresses of the items at places of a ring: place + ``places`` * (laps of the cursor before the item was written).
-
-    An item that replaces another has a different address, so that a late priority of the old item does not reach it. The address of a
-    place without an item is negative.
-    """
-    slot = index // (places // capacity_of(ring))
-    return index + places * (laps - (slot >= ring.cursor).to(torch.int64))
-
-
-def draw(
-    key: torch.Tensor, priorities: SumTree, exponents: Exponents, places: int, batch_size: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Draw stratified indices [B] below ``places``; return them, their probabilities and importance weights."""
+def draw(key: torch.Tensor, held: Held, batch_size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Draw stratified places [B]; return them, their addresses, their probabilities and importance weights."""
+    priorities = held.priorities
     place = torch.arange(batch_size, device=key.device) + random.uniform(key, (batch_size,), dtype=torch.float64)
-    index = find(priorities, place / batch_size).clamp(max=places - 1)
+    index = find(priorities, place / batch_size).clamp(max=held.places - 1)
     whole = total(priorities)
     there = whole > 0
     probability = priorities.weights.index_select(0, index) / torch.where(there, whole, 1.0)
     # The number of items cancels.
-    weight = (probability.amin() / probability).pow(exponents.beta)
+    weight = (probability.amin() / probability).pow(held.exponents.beta)
     weight = torch.where(there, weight, 0.0)
-    return index, probability.to(torch.float32), weight.to(torch.float32)
+    return index, held.addresses(index), probability.to(torch.float32), weight.to(torch.float32)
 
 
-def set_priority(
-    name: str,
-    write: Write,
-    priorities: SumTree,
-    exponents: Exponents,
-    epsilon: float,
-    places: int,
-    ring: RingState,
-    laps: torch.Tensor,
-    indices: Any,
-    priority: Any,
-) -> tuple[SumTree, Exponents]:
+def set_priority(name: str, write: Write, held: Held, indices: Any, priority: Any) -> tuple[SumTree, Exponents]:
     """Check and set priorities; return the new sums, and exponents with the new greatest priority.
 
     Priorities of overwritten items are ignored.
     """
+    priorities, exponents, epsilon, places, *_ = held
     if not (isinstance(indices, torch.Tensor) and isinstance(priority, torch.Tensor)):
         device = priorities.weights.device
         indices, priority = torch.as_tensor(indices, device=device), torch.as_tensor(priority, device=device)
@@ -106,7 +113,7 @@ def set_priority(
     if len(indices) == 0:
         return priorities, exponents
     if home(priorities.weights) == home(indices) == home(priority) == "host":
-        indices, priority = _check_values(what, priorities.weights, places, ring, laps, indices, priority)
+        indices, priority = _check_values(what, held, indices, priority)
         if len(indices) == 0:
             return priorities, exponents
         greatest = float(priority.amax())
@@ -118,7 +125,7 @@ def set_priority(
             return priorities, exponents
     else:
         place = indices % places
-        present = addresses(place, ring, laps, places)
+        present = held.addresses(place)
         current, old = indices == present, priorities.weights.index_select(0, place)
         there = current & (old > 0)
         priority = torch.where(there & (priority >= 0) & (priority < torch.inf), priority, 0.0)
@@ -132,19 +139,17 @@ def set_priority(
     return put(write, priorities, indices, weights), exponents.replace(greatest=greatest)
 
 
-def _check_values(
-    what: str, weights: torch.Tensor, places: int, ring: RingState, laps: torch.Tensor, indices: torch.Tensor, priority: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _check_values(what: str, held: Held, indices: torch.Tensor, priority: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return places and priorities of the items that are still in the buffer."""
     least, greatest = [float(x) for x in priority.aminmax()]
     if not (least >= 0 and greatest < torch.inf):
         raise ValueError(f"{what}: priority: expected finite numbers of at least 0, got {priority}; take the absolute value of an error")
-    low, high, bound = (*[int(x) for x in indices.aminmax()], places * (1 + int(laps)))
+    low, high, bound = (*[int(x) for x in indices.aminmax()], held.places * (1 + int(held.laps)))
     if low < 0 or high >= bound:
         raise ValueError(f"{what}: indices: expected integers in [0, {bound}), got {indices}; give the indices of a sample")
-    place = indices % places
-    present = addresses(place, ring, laps, places)
-    old = weights.index_select(0, place)
+    place = indices % held.places
+    present = held.addresses(place)
+    old = held.priorities.weights.index_select(0, place)
     missing = (indices > present) | ((indices == present) & (old == 0))
     if bool(missing.any()):
         raise ValueError(f"{what}: indices: there is no item at {indices[missing].tolist()}; give the indices of a sample")

@@ -5,11 +5,10 @@ from typing import Any
 import torch
 
 from funrl import tree
-from funrl.buffers._buffer import Buffer, RingState, Sample, Storage, check_batch_size, check_capacity
-from funrl.buffers._priorities import Exponents, addresses, draw, exponents, set_priority, weight_of
+from funrl.buffers._buffer import IN_PLACE, Buffer, RingState, Sample, Storage, Write, buffer_of, check_batch_size, check_capacity
+from funrl.buffers._priorities import Exponents, Held, draw, exponents, set_priority, weight_of
 from funrl.buffers._ring import adding, append, capacity_of, memory, next_slots, rows, start
 from funrl.buffers._sums import SumTree, put, sum_tree
-from funrl.buffers._writing import IN_PLACE, Write, buffer_of
 
 
 @tree.dataclass
@@ -86,6 +85,9 @@ def prioritized(
     check_capacity(name, capacity=capacity)
     make_exponents = exponents(name, alpha, beta, epsilon)
 
+    def held(state: PrioritizedState) -> Held:
+        return Held(state.priorities, state.exponents, epsilon, capacity, state.ring, state.laps)
+
     def init(example: Any) -> PrioritizedState:
         return empty(start(name, example, capacity, storage))
 
@@ -96,22 +98,20 @@ def prioritized(
     def restore(ring: RingState) -> PrioritizedState:
         state = empty(ring)
         index = torch.arange(capacity, device=ring.cursor.device)
-        held = (ring.cursor - 1 - index) % capacity < ring.size
-        weights = torch.where(held, weight_of(state.exponents.greatest, state.exponents, epsilon), 0.0)
+        filled = (ring.cursor - 1 - index) % capacity < ring.size
+        weights = torch.where(filled, weight_of(state.exponents.greatest, state.exponents, epsilon), 0.0)
         return state.replace(priorities=put(IN_PLACE, state.priorities, index, weights))
 
     def sample(key: torch.Tensor, state: PrioritizedState, batch_size: int) -> Sample:
         check_batch_size(name, batch_size, state.ring.size, 1)
-        index, probabilities, weights = draw(key, state.priorities, state.exponents, capacity, batch_size)
-        address = addresses(index, state.ring, state.laps, capacity)
+        index, address, probabilities, weights = draw(key, held(state), batch_size)
         return Sample(rows(state.ring.data, index), address, probabilities, weights)
 
     def writers(write: Write) -> dict[str, Any]:
         adds = adding(name, lambda state: state.ring.data, lambda state, batch: _write_rows(write, state, batch, epsilon))
 
         def update_priority(state: PrioritizedState, indices: Any, priority: Any) -> PrioritizedState:
-            held = (capacity, state.ring, state.laps)
-            priorities, new = set_priority(name, write, state.priorities, state.exponents, epsilon, *held, indices, priority)
+            priorities, new = set_priority(name, write, held(state), indices, priority)
             return state if write is IN_PLACE else state.replace(priorities=priorities, exponents=new)
 
         return {**adds, "update_priority": update_priority}

@@ -6,9 +6,8 @@ from typing import Any
 import torch
 
 from funrl import _check, tree
-from funrl.buffers._buffer import RingState, Storage
+from funrl.buffers._buffer import FRESH, IN_PLACE, RingState, Storage, Write
 from funrl.buffers._journal import append_to_files, home, release
-from funrl.buffers._writing import FRESH, IN_PLACE, Write
 
 
 def _zeros(example: Any, capacity: int) -> Any:

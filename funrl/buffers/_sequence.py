@@ -1,17 +1,17 @@
 """Buffers of sequences for recurrent and model-based learners: slices of consecutive steps of parallel environments."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 
 from funrl import _check, tree
-from funrl.buffers._buffer import Buffer, RingState, Storage, check_batch_size, check_capacity
+from funrl.buffers._buffer import FRESH, IN_PLACE, Buffer, RingState, Storage, Write, buffer_of, check_batch_size, check_capacity
 from funrl.buffers._episodes import breaks, done as done_of, positions
-from funrl.buffers._priorities import Exponents, addresses, draw, exponents, set_priority, weight_of
+from funrl.buffers._priorities import Exponents, Held, draw, exponents, set_priority, weight_of
 from funrl.buffers._ring import adding, append, memory, next_slots, rows, start
 from funrl.buffers._sums import SumTree, put, sum_tree
-from funrl.buffers._writing import FRESH, IN_PLACE, Write, buffer_of
 
 Function = Callable[[Any], Any]
 
@@ -107,9 +107,8 @@ def sequence(
         >>> buffer.size(state), buffer.sample(random.key(0), state, 1).batch["x"].flatten()
         (tensor(2), tensor([0., 2., 4.]))
     """
-    make_exponents = exponents("sequence", 0.0, 0.0, 0.0)
-    spec = _spec("sequence", capacity, length, period, burn_in, slices, done, make_exponents, 0.0)
-    return _buffer(spec, storage)
+    chosen = _check_slices("sequence", capacity, length, period, burn_in, slices)
+    return _buffer(_Spec("sequence", *chosen, done, exponents("sequence", 0.0, 0.0, 0.0), 0.0), storage)
 
 
 def prioritized_sequence(
@@ -150,12 +149,12 @@ def prioritized_sequence(
         Reinforcement Learning", ICLR 2019 (no arXiv id).
     """
     name = "prioritized_sequence"
-    spec = _spec(name, capacity, length, period, burn_in, slices, done, exponents(name, alpha, beta, epsilon), epsilon)
+    chosen = _check_slices(name, capacity, length, period, burn_in, slices)
+    spec = _Spec(name, *chosen, done, exponents(name, alpha, beta, epsilon), epsilon)
 
     def updating(write: Write) -> dict[str, Any]:
         def update_priority(state: SequenceState, indices: Any, priority: Any) -> SequenceState:
-            held = (capacity * state.over.shape[0], state.ring, state.laps)
-            starts, new = set_priority(name, write, state.starts, state.exponents, epsilon, *held, indices, priority)
+            starts, new = set_priority(name, write, _held(spec, state), indices, priority)
             return state if write is IN_PLACE else state.replace(starts=starts, exponents=new)
 
         return {"update_priority": update_priority}
@@ -189,23 +188,14 @@ class _Spec(NamedTuple):
     epsilon: float
 
 
-def _spec(
-    name: str,
-    capacity: int,
-    length: int,
-    period: int,
-    burn_in: int,
-    slices: str,
-    done: Function,
-    make_exponents: Callable[[Any], Exponents],
-    epsilon: float,
-) -> _Spec:
+def _check_slices(name: str, capacity: int, length: int, period: int, burn_in: int, slices: str) -> tuple[int, int, int, int, bool]:
+    """Check the numbers of a buffer of slices, and return the fields of :class:`_Spec` from ``capacity`` to ``whole``."""
     check_capacity(name, capacity=capacity, length=length, period=period)
     _check.integer(f"buffers.{name}: burn_in", burn_in, 0)
     _check.one_of(f"buffers.{name}: slices", slices, ("whole", "masked"))
     span = burn_in + length
     _check.integer(f"buffers.{name}: capacity", capacity, span, remedy="it holds at least burn_in + length steps")
-    return _Spec(name, capacity, span, burn_in, period, slices == "whole", done, make_exponents, epsilon)
+    return capacity, span, burn_in, period, slices == "whole"
 
 
 def _buffer(spec: _Spec, storage: Storage, more: Callable[[Write], dict[str, Any]] = lambda write: {}) -> Buffer:
@@ -216,18 +206,15 @@ def _buffer(spec: _Spec, storage: Storage, more: Callable[[Write], dict[str, Any
             _flags(spec, example, tree.batch_shape(example, 1))  # an item holds one step of E environments
         return _empty(spec, start(spec.name, example, spec.capacity, storage))
 
-    def sample(key: torch.Tensor, state: SequenceState, batch_size: int) -> SequenceSample:
-        return _sample(spec, key, state, batch_size)
-
     def writers(write: Write) -> dict[str, Any]:
-        adds = adding(spec.name, lambda state: state.ring.data, lambda state, batch: _write_steps(spec, write, state, batch))
+        adds = adding(spec.name, lambda state: state.ring.data, functools.partial(_write_steps, spec, write))
         return {**adds, **more(write)}
 
     return buffer_of(
         init=init,
-        sample=sample,
+        sample=functools.partial(_sample, spec),
         size=lambda state: state.count,
-        restore=lambda ring: _restore(spec, ring),
+        restore=functools.partial(_restore, spec),
         capacity=spec.capacity,
         storage=storage,
         writers=writers,
@@ -312,10 +299,14 @@ def _restore(spec: _Spec, ring: RingState) -> SequenceState:
     return _mark(spec, FRESH, state, known).replace(position=known[-spec.span :], over=last)
 
 
+def _held(spec: _Spec, state: SequenceState) -> Held:
+    return Held(state.starts, state.exponents, spec.epsilon, spec.capacity * state.over.shape[0], state.ring, state.laps)
+
+
 def _sample(spec: _Spec, key: torch.Tensor, state: SequenceState, batch_size: int) -> SequenceSample:
     span, capacity, envs = spec.span, spec.capacity, state.over.shape[0]
     check_batch_size(spec.name, batch_size, state.count, 1)
-    index, probabilities, weights = draw(key, state.starts, state.exponents, capacity * envs, batch_size)
+    index, address, probabilities, weights = draw(key, _held(spec, state), batch_size)
     time = torch.arange(span, device=index.device)[:, None]
     steps = (index // envs + time) % capacity
     data = tree.map(lambda x: x.view(-1, *x.shape[2:]), state.ring.data)
@@ -326,5 +317,4 @@ def _sample(spec: _Spec, key: torch.Tensor, state: SequenceState, batch_size: in
     parted = torch.cat([torch.zeros_like(ended[:1]), ended[:-1] if broken is None else ended[:-1] | broken[1:]])
     before = parted.cumsum(0) > 0
     mask = ~before & (time >= spec.burn_in)
-    address = addresses(index, state.ring, state.laps, capacity * envs)
     return SequenceSample(batch, address, probabilities, weights, mask)

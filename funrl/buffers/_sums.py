@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from funrl import tree
+from funrl.buffers._buffer import IN_PLACE, Write
 from funrl.buffers._journal import home
-from funrl.buffers._writing import IN_PLACE, Write
 
 _FAN = 32
 _TOP = 2048
@@ -60,7 +60,7 @@ def put(write: Write, node: SumTree, index: torch.Tensor, weight: torch.Tensor) 
         weight: float32 [B], at least 0 and finite.
 
     Example:
-        >>> from funrl.buffers._writing import FRESH
+        >>> from funrl.buffers._buffer import FRESH
         >>> node = put(FRESH, sum_tree(100), torch.tensor([3, 99]), torch.tensor([2.0, 1.0]))
         >>> total(node), find(node, torch.tensor([0.0, 0.5, 0.7], dtype=torch.float64))
         (tensor(3., dtype=torch.float64), tensor([ 3,  3, 99]))

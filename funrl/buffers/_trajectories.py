@@ -61,13 +61,12 @@ def n_step(transition: Any, *, n: int, gamma: float | torch.Tensor) -> NStep:
     _check.integer("buffers.n_step: n", n, 1)
     _check.number("buffers.n_step: gamma", gamma, "[0, 1]", tensor=True)
     reward, terminated, truncated = [tree.get(transition, name) for name in ("reward", "terminated", "truncated")]
-    _check_steps(reward, terminated=terminated, truncated=truncated)
+    _check.floating("buffers.n_step: reward", reward, shape=("T", ...))
+    _check.alike("buffers.n_step", reward=reward, terminated=terminated, truncated=truncated)
     after = tree.get(transition, "next_observation")
-    if tree.leaves(after) and tree.batch_shape(after, reward.ndim) != reward.shape:
-        raise ValueError(
-            f"buffers.n_step: next_observation: expected the shape {list(reward.shape)} of reward first, "
-            f"got {list(tree.batch_shape(after, reward.ndim))}"
-        )
+    shape = tree.batch_shape(after, reward.ndim) if tree.leaves(after) else reward.shape
+    if shape != reward.shape:
+        _check.fail(ValueError, "buffers.n_step: next_observation", f"the shape {list(reward.shape)} of reward first", list(shape))
     length = reward.shape[0]
     total, steps, factor = torch.zeros_like(reward), torch.zeros_like(reward, dtype=torch.int64), torch.ones_like(reward)
     going = torch.ones_like(terminated)
@@ -161,8 +160,3 @@ def split_trajectories(batch: Any, done: torch.Tensor | None = None, *, num_traj
     mask = lay(torch.ones_like(done))
     ids = torch.where(mask, torch.arange(count, device=done.device), -1)
     return Trajectories(tree.map(lay, batch), mask, ids)
-
-
-def _check_steps(reward: Any, **flags: Any) -> None:
-    _check.floating("buffers.n_step: reward", reward, shape=("T", ...))
-    _check.alike("buffers.n_step", reward=reward, **flags)

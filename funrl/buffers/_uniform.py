@@ -6,11 +6,10 @@ from typing import Any
 import torch
 
 from funrl import random
-from funrl.buffers._buffer import Buffer, RingState, Sample, Storage, check_batch_size, check_capacity
+from funrl.buffers._buffer import FRESH, Buffer, RingState, Sample, Storage, Write, buffer_of, check_batch_size, check_capacity
 from funrl.buffers._journal import home, take_from_files
 from funrl.buffers._order import ordered
-from funrl.buffers._ring import adding, append, capacity_of, memory, rows, slots, start
-from funrl.buffers._writing import FRESH, Write, buffer_of
+from funrl.buffers._ring import adding, append, memory, rows, slots, start
 
 
 def uniform(capacity: int, *, storage: Storage = memory) -> Buffer:
@@ -152,16 +151,11 @@ def _ring_buffer(
     def writers(write: Write) -> dict[str, Any]:
         return {**adding(name, lambda state: state.data, lambda state, batch: append(write, state, batch)), **more(write)}
 
-    def restore(ring: RingState) -> RingState:
-        if capacity_of(ring) != capacity:
-            raise ValueError(f"buffers.{name}: restore: ring: expected {capacity} places, got {capacity_of(ring)}")
-        return ring
-
     return buffer_of(
         init=lambda example: start(name, example, capacity, storage),
         sample=sample,
         size=lambda state: state.size,
-        restore=restore,
+        restore=lambda ring: ring,
         capacity=capacity,
         storage=storage,
         writers=writers,

@@ -7,14 +7,12 @@ Shapes and dtypes are checked when a method is called. Values (a scale that is n
 where that is cheap: in eager mode on the CPU, but neither inside a compiled program nor under torch.func.
 """
 
-from funrl.distributions._bernoulli import Bernoulli
 from funrl.distributions._continuous import Normal, TanhNormal
 from funrl.distributions._delta import Delta, TanhDelta
-from funrl.distributions._discrete import Categorical, MultiCategorical, OneHotCategorical
+from funrl.distributions._discrete import Bernoulli, Categorical, MultiCategorical, OneHotCategorical
 from funrl.distributions._distribution import Distribution
-from funrl.distributions._independent import Independent
 from funrl.distributions._params import normal_params
-from funrl.distributions._product import Joint, joint
+from funrl.distributions._product import Independent, Joint, joint
 from funrl.distributions._truncated import TruncatedNormal
 
 __all__ = [

@@ -52,6 +52,16 @@ def positive(what: str, x: Any) -> torch.Tensor:
     return x
 
 
+def shape_of(what: str, loc: Any, scale: Any) -> torch.Size:
+    """Check a location and a scale, and return their broadcast shape.
+
+    Example:
+        >>> shape_of("Normal", torch.zeros(3, 2), torch.ones(2))
+        torch.Size([3, 2])
+    """
+    return broadcast(f"{what}: loc and scale", _check.floating(f"{what}: loc", loc).shape, positive(f"{what}: scale", scale).shape)
+
+
 def same_bounds(what: str, one: Any, other: Any) -> None:
     """Raise unless two distributions have the same bounds: otherwise one may have mass where the other has none.
 

@@ -6,14 +6,15 @@ from typing import Any
 import torch
 
 from funrl import _check, random, tree
-from funrl.distributions._checks import ESTIMATE, broadcast, log_ratio, positive, same_bounds
+from funrl.distributions._checks import ESTIMATE, broadcast, log_ratio, same_bounds, shape_of
+from funrl.distributions._distribution import ClosedForm
 from funrl.distributions._squash import Interval, interval
 
 _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 
 
 @tree.dataclass
-class Normal:
+class Normal(ClosedForm):
     r"""Independent normal distributions of numbers (:class:`Independent` joins them to one over vectors).
 
     .. math:: \log p(x) = -\tfrac12 \left(\frac{x - \mu}{\sigma}\right)^2 - \log\sigma - \tfrac12 \log 2\pi
@@ -38,21 +39,13 @@ class Normal:
 
     loc: torch.Tensor
     scale: torch.Tensor
-    estimated = ()
 
     def _shape(self) -> torch.Size:
-        return broadcast(
-            "Normal: loc and scale", _check.floating("Normal: loc", self.loc).shape, positive("Normal: scale", self.scale).shape
-        )
+        return shape_of("Normal", self.loc, self.scale)
 
     def sample(self, key: torch.Tensor) -> torch.Tensor:
         """Return loc + scale * noise [...]; differentiable in both parameters."""
         return self.loc + self.scale * random.normal(key, tuple(self._shape()), dtype=self.loc.dtype)
-
-    def sample_with_log_prob(self, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return a sample [...] and its log density [...]."""
-        x = self.sample(key)
-        return x, self.log_prob(x)
 
     def log_prob(self, x: torch.Tensor) -> torch.Tensor:
         """Return the log density of ``x``, whose shape broadcasts to [...] or [...] to it."""
@@ -136,9 +129,8 @@ class TanhNormal:
 
     def _parts(self) -> tuple[Normal, Interval]:
         """Return the normal distribution before tanh, and the interval after it."""
-        loc, scale = _check.floating("TanhNormal: loc", self.loc), positive("TanhNormal: scale", self.scale)
-        shape = broadcast("TanhNormal: loc and scale", loc.shape, scale.shape)
-        return Normal(loc, scale), interval("TanhNormal", self.low, self.high, loc, shape)
+        shape = shape_of("TanhNormal", self.loc, self.scale)
+        return Normal(self.loc, self.scale), interval("TanhNormal", self.low, self.high, self.loc, shape)
 
     def sample(self, key: torch.Tensor) -> torch.Tensor:
         """Return a sample [...] in [low, high]; differentiable in both parameters."""

@@ -1,17 +1,64 @@
 """Distributions at a single point, for deterministic policies."""
 
 import math
-from typing import Any
+from typing import Any, Self
 
 import torch
 
 from funrl import _check, tree
 from funrl.distributions._checks import ESTIMATE, broadcast
+from funrl.distributions._distribution import ClosedForm
 from funrl.distributions._squash import interval
 
 
+class _Point(ClosedForm):
+    """All probability at ``mode()``, within the tolerances."""
+
+    atol: float
+    rtol: float
+
+    def mode(self) -> torch.Tensor:
+        raise NotImplementedError
+
+    def sample(self, key: torch.Tensor) -> torch.Tensor:
+        """Return the point [...]; differentiable in ``loc``. The key is not used."""
+        return self.mode()
+
+    def sample_with_log_prob(self, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the point [...] and zeros [...]."""
+        return self.mode(), self.entropy()
+
+    def log_prob(self, x: torch.Tensor) -> torch.Tensor:
+        """Return 0 where ``x`` is the point, and minus infinity elsewhere; the shape of x broadcasts to [...] or [...] to it."""
+        what, point = f"{type(self).__name__}.log_prob: x", self.mode()
+        broadcast(f"{what} and loc", _check.floating(what, x).shape, point.shape)
+        near = (x - point).abs() <= self.atol + self.rtol * point.abs()
+        return torch.where(near, 0.0, -math.inf).to(point.dtype)
+
+    def entropy(self) -> torch.Tensor:
+        """Return zeros [...]."""
+        return torch.zeros_like(self.mode())
+
+    def mean(self) -> torch.Tensor:
+        """Return the point [...]."""
+        return self.mode()
+
+    def stddev(self) -> torch.Tensor:
+        """Return zeros [...]."""
+        return torch.zeros_like(self.mode())
+
+    def kl(self, other: Self) -> torch.Tensor:
+        """Return KL(self || other) [...]: 0 where the points are equal (within the tolerances of ``other``), else infinity.
+
+        Raises:
+            TypeError: if ``other`` is of another class.
+        """
+        _check.instance(f"{type(self).__name__}.kl: other", other, type(self), ESTIMATE)
+        return -other.log_prob(self.mode())
+
+
 @tree.dataclass
-class Delta:
+class Delta(_Point):
     """All probability at one point.
 
     ``log_prob`` is the logarithm of a probability, not of a density: 0 at the point, and minus infinity elsewhere.
@@ -36,51 +83,14 @@ class Delta:
     loc: torch.Tensor
     atol: float = tree.static(default=0.0)
     rtol: float = tree.static(default=0.0)
-    estimated = ()
-
-    def sample(self, key: torch.Tensor) -> torch.Tensor:
-        """Return the point [...]; the key is not used."""
-        return _check.floating("Delta: loc", self.loc)
-
-    def sample_with_log_prob(self, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the point [...] and zeros [...]."""
-        return self.sample(key), torch.zeros_like(self.loc)
-
-    def log_prob(self, x: torch.Tensor) -> torch.Tensor:
-        """Return 0 where ``x`` is the point, and minus infinity elsewhere; the shape of x broadcasts to [...] or [...] to it."""
-        loc = _check.floating("Delta: loc", self.loc)
-        broadcast("Delta.log_prob: x and loc", _check.floating("Delta.log_prob: x", x).shape, loc.shape)
-        near = (x - loc).abs() <= self.atol + self.rtol * loc.abs()
-        return torch.where(near, 0.0, -math.inf).to(loc.dtype)
-
-    def entropy(self) -> torch.Tensor:
-        """Return zeros [...]."""
-        return torch.zeros_like(_check.floating("Delta: loc", self.loc))
 
     def mode(self) -> torch.Tensor:
         """Return the point [...]."""
         return _check.floating("Delta: loc", self.loc)
 
-    def mean(self) -> torch.Tensor:
-        """Return the point [...]."""
-        return _check.floating("Delta: loc", self.loc)
-
-    def stddev(self) -> torch.Tensor:
-        """Return zeros [...]."""
-        return torch.zeros_like(_check.floating("Delta: loc", self.loc))
-
-    def kl(self, other: "Delta") -> torch.Tensor:
-        """Return KL(self || other) [...]: 0 where the points are equal (within the tolerances of ``other``), else infinity.
-
-        Raises:
-            TypeError: if ``other`` is not a Delta.
-        """
-        _check.instance("Delta.kl: other", other, Delta, ESTIMATE)
-        return -other.log_prob(_check.floating("Delta: loc", self.loc))
-
 
 @tree.dataclass
-class TanhDelta:
+class TanhDelta(_Point):
     r"""A point squashed by tanh and scaled to an interval, for deterministic bounded actions.
 
     .. math:: y = \frac{h + l}{2} + \frac{h - l}{2} \tanh u
@@ -109,45 +119,8 @@ class TanhDelta:
     high: Any = tree.static(default=1.0)
     atol: float = tree.static(default=0.0)
     rtol: float = tree.static(default=0.0)
-    estimated = ()
-
-    def _point(self) -> Delta:
-        loc = _check.floating("TanhDelta: loc", self.loc)
-        return Delta(interval("TanhDelta", self.low, self.high, loc, loc.shape).squash(loc), self.atol, self.rtol)
-
-    def sample(self, key: torch.Tensor) -> torch.Tensor:
-        """Return the squashed point [...]; differentiable in ``loc``. The key is not used."""
-        return self._point().loc
-
-    def sample_with_log_prob(self, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the squashed point [...] and zeros [...]."""
-        return self._point().sample_with_log_prob(key)
-
-    def log_prob(self, x: torch.Tensor) -> torch.Tensor:
-        """Return 0 where ``x`` is the squashed point, and minus infinity elsewhere."""
-        return self._point().log_prob(x)
-
-    def entropy(self) -> torch.Tensor:
-        """Return zeros [...]."""
-        return self._point().entropy()
 
     def mode(self) -> torch.Tensor:
         """Return the squashed point [...]."""
-        return self._point().loc
-
-    def mean(self) -> torch.Tensor:
-        """Return the squashed point [...]."""
-        return self._point().loc
-
-    def stddev(self) -> torch.Tensor:
-        """Return zeros [...]."""
-        return self._point().stddev()
-
-    def kl(self, other: "TanhDelta") -> torch.Tensor:
-        """Return KL(self || other) [...], that of the squashed points.
-
-        Raises:
-            TypeError: if ``other`` is not a TanhDelta.
-        """
-        _check.instance("TanhDelta.kl: other", other, TanhDelta, ESTIMATE)
-        return self._point().kl(other._point())
+        loc = _check.floating("TanhDelta: loc", self.loc)
+        return interval("TanhDelta", self.low, self.high, loc, loc.shape).squash(loc)

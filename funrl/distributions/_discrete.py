@@ -1,18 +1,98 @@
-"""Distributions over classes, all of them or those that a mask allows."""
+"""Distributions over classes, all of them or those that a mask allows, and over bits."""
 
 import math
-from functools import reduce
-from typing import Any
+from typing import Any, Self
 
 import torch
-from torch.nn.functional import one_hot
+from torch.nn.functional import logsigmoid, one_hot
 
 from funrl import _check, random, tree
 from funrl.distributions._checks import ESTIMATE, broadcast
+from funrl.distributions._distribution import ClosedForm
+from funrl.distributions._product import Joint
+
+
+class _Labels(ClosedForm):
+    """A distribution over classes, which have no mean."""
+
+    def mean(self) -> torch.Tensor:
+        """Raise a TypeError: classes are labels without a mean; probabilities are the mean of their one-hot vectors."""
+        raise TypeError(f"{type(self).__name__}.mean: classes are labels and have no mean; use mode() for the likeliest class")
+
+    def stddev(self) -> torch.Tensor:
+        """Raise a TypeError: classes are labels without a standard deviation."""
+        raise TypeError(f"{type(self).__name__}.stddev: classes are labels and have no deviation; use entropy() for how spread they are")
+
+
+class _Choice(ClosedForm):
+    """A choice of one of K classes, those that the mask allows, whatever its samples are."""
+
+    logits: torch.Tensor
+    mask: Any
+    start: int = 0
+
+    def _logits(self) -> torch.Tensor:
+        """Return the logits, checked, with minus infinity for what the mask forbids."""
+        what, logits, mask = type(self).__name__, self.logits, self.mask
+        check_logits(what, logits)
+        _check.integer(f"{what}: start", self.start)
+        if isinstance(mask, tuple) and not mask:
+            return logits
+        mask = _check.flag(f"{what}: mask", mask, "it is True for the allowed classes: compare it with mask == 1")
+        broadcast(f"{what}: logits and mask", logits.shape, mask.shape)
+        _check.sized(f"{what}: mask", mask, (..., logits.shape[-1]))
+        if _check.seen(lambda: ~mask.any(-1).all(), mask):
+            row = (~mask.any(-1)).nonzero()[0].tolist()
+            raise ValueError(f"{what}: mask: expected at least one allowed class in each row, got none in row {row}; end the episode there")
+        return torch.where(mask, logits, -math.inf)
+
+    @property
+    def log_probs(self) -> torch.Tensor:
+        """The logarithms of the probabilities [..., K]."""
+        return torch.log_softmax(self._logits(), -1)
+
+    @property
+    def probs(self) -> torch.Tensor:
+        """The probabilities [..., K]."""
+        return torch.softmax(self._logits(), -1)
+
+    def _log_prob(self, index: torch.Tensor) -> torch.Tensor:
+        """Return the log probability of the classes with these numbers from 0 on, minus infinity for others."""
+        log_probs = self.log_probs
+        broadcast(f"{type(self).__name__}.log_prob: x and the batch shape of logits", index.shape, log_probs.shape[:-1])
+        # A masked sum instead of a gather: its gradient is a product instead of a scatter, and fuses with the softmax.
+        classes = torch.arange(log_probs.shape[-1], device=log_probs.device)
+        chosen = torch.where(index.unsqueeze(-1) == classes, log_probs, 0.0).sum(-1)
+        return torch.where((index >= 0) & (index < log_probs.shape[-1]), chosen, -math.inf)
+
+    def entropy(self) -> torch.Tensor:
+        """Return the entropy [...] in nats."""
+        log_probs, probs = self.log_probs, self.probs
+        return -(probs * torch.where(probs > 0, log_probs, 0.0)).sum(-1)
+
+    def kl(self, other: Self) -> torch.Tensor:
+        r"""Return KL(self || other) [...]: infinite if ``other`` forbids a class that ``self`` allows.
+
+        .. math:: \sum_k p_k \, (\log p_k - \log q_k)
+
+        Raises:
+            TypeError: if ``other`` is of another class.
+            ValueError: if the classes differ.
+        """
+        what = f"{type(self).__name__}.kl"
+        _check.instance(f"{what}: other", other, type(self), ESTIMATE)
+        if self.start != other.start:
+            raise ValueError(f"{what}: other: expected classes that begin at {self.start}, got one that begins at {other.start}")
+        mine, theirs, probs = self.log_probs, other.log_probs, self.probs
+        if mine.shape[-1] != theirs.shape[-1]:
+            raise ValueError(f"{what}: other: expected {mine.shape[-1]} classes, got {theirs.shape[-1]}")
+        broadcast(f"{what}: self and other", mine.shape, theirs.shape)
+        present = probs > 0
+        return (probs * (torch.where(present, mine, 0.0) - torch.where(present, theirs, 0.0))).sum(-1)
 
 
 @tree.dataclass
-class Categorical:
+class Categorical(_Choice, _Labels):
     r"""A categorical distribution over K classes, given by unnormalised log probabilities.
 
     .. math:: \log p(k) = z_k - \log \sum_j m_j e^{z_j} \quad\text{where}\quad m_k = 1
@@ -52,84 +132,26 @@ class Categorical:
     logits: torch.Tensor
     start: int = tree.static(default=0)
     mask: Any = ()
-    estimated = ()
-
-    def _logits(self) -> torch.Tensor:
-        _check.integer("Categorical: start", self.start)
-        return _allowed("Categorical", self.logits, self.mask)
-
-    @property
-    def log_probs(self) -> torch.Tensor:
-        """The logarithms of the probabilities [..., K]."""
-        return torch.log_softmax(self._logits(), -1)
-
-    @property
-    def probs(self) -> torch.Tensor:
-        """The probabilities [..., K]."""
-        return torch.softmax(self._logits(), -1)
 
     def sample(self, key: torch.Tensor) -> torch.Tensor:
         """Return a class int64 [...], by the Gumbel-max trick."""
         return random.categorical(key, self._logits()) + self.start
-
-    def sample_with_log_prob(self, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return a class int64 [...] and its log probability [...]."""
-        x = self.sample(key)
-        return x, self.log_prob(x)
 
     def log_prob(self, x: torch.Tensor) -> torch.Tensor:
         """Return the log probability of classes ``x``: whole numbers whose shape broadcasts to [...] or [...] to it.
 
         It is minus infinity for a number outside start, ..., start + K - 1.
         """
-        log_probs = self.log_probs
         _check.whole("Categorical.log_prob: x", x)
-        broadcast("Categorical.log_prob: x and the batch shape of logits", x.shape, log_probs.shape[:-1])
-        # A masked sum instead of a gather: its gradient is a product instead of a scatter, and fuses with the softmax.
-        index = x.to(torch.int64) - self.start
-        classes = torch.arange(log_probs.shape[-1], device=log_probs.device)
-        chosen = torch.where(index.unsqueeze(-1) == classes, log_probs, 0.0).sum(-1)
-        return torch.where((index >= 0) & (index < log_probs.shape[-1]), chosen, -math.inf)
-
-    def entropy(self) -> torch.Tensor:
-        """Return the entropy [...] in nats."""
-        log_probs, probs = self.log_probs, self.probs
-        return -(probs * torch.where(probs > 0, log_probs, 0.0)).sum(-1)
+        return self._log_prob(x.to(torch.int64) - self.start)
 
     def mode(self) -> torch.Tensor:
         """Return the most likely class int64 [...] (the first one of equal classes)."""
         return self._logits().argmax(-1) + self.start
 
-    def mean(self) -> torch.Tensor:
-        """Raise a TypeError: classes are labels without a mean; ``probs`` is the mean of their one-hot vectors."""
-        raise TypeError("Categorical.mean: classes are labels and have no mean; use mode() for the likeliest class, or probs")
-
-    def stddev(self) -> torch.Tensor:
-        """Raise a TypeError: classes are labels without a standard deviation."""
-        raise TypeError("Categorical.stddev: classes are labels and have no deviation; use entropy() for how spread they are")
-
-    def kl(self, other: "Categorical") -> torch.Tensor:
-        r"""Return KL(self || other) [...]: infinite if ``other`` forbids a class that ``self`` allows.
-
-        .. math:: \sum_k p_k \, (\log p_k - \log q_k)
-
-        Raises:
-            TypeError: if ``other`` is not a Categorical.
-            ValueError: if the classes differ.
-        """
-        _check.instance("Categorical.kl: other", other, Categorical, ESTIMATE)
-        if self.start != other.start:
-            raise ValueError(f"Categorical.kl: other: expected classes that begin at {self.start}, got one that begins at {other.start}")
-        mine, theirs, probs = self.log_probs, other.log_probs, self.probs
-        if mine.shape[-1] != theirs.shape[-1]:
-            raise ValueError(f"Categorical.kl: other: expected {mine.shape[-1]} classes, got {theirs.shape[-1]}")
-        broadcast("Categorical.kl: self and other", mine.shape, theirs.shape)
-        present = probs > 0
-        return (probs * (torch.where(present, mine, 0.0) - torch.where(present, theirs, 0.0))).sum(-1)
-
 
 @tree.dataclass
-class OneHotCategorical:
+class OneHotCategorical(_Choice):
     """A categorical distribution over K classes, as one-hot vectors.
 
     Attributes:
@@ -150,51 +172,25 @@ class OneHotCategorical:
 
     logits: torch.Tensor
     mask: Any = ()
-    estimated = ()
-
-    def _classes(self) -> Categorical:
-        return Categorical(_allowed("OneHotCategorical", self.logits, self.mask))
 
     def _vector(self, x: torch.Tensor) -> torch.Tensor:
         return one_hot(x, self.logits.shape[-1]).to(self.logits.dtype)
 
-    @property
-    def log_probs(self) -> torch.Tensor:
-        """The logarithms of the probabilities [..., K]."""
-        return self._classes().log_probs
-
-    @property
-    def probs(self) -> torch.Tensor:
-        """The probabilities [..., K]."""
-        return self._classes().probs
-
     def sample(self, key: torch.Tensor) -> torch.Tensor:
         """Return a one-hot vector [..., K] in the dtype of the logits; it carries no gradient."""
-        return self._vector(self._classes().sample(key))
-
-    def sample_with_log_prob(self, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return a one-hot vector [..., K] and its log probability [...]."""
-        x, log_prob = self._classes().sample_with_log_prob(key)
-        return self._vector(x), log_prob
+        return self._vector(random.categorical(key, self._logits()))
 
     def log_prob(self, x: torch.Tensor) -> torch.Tensor:
         """Return the log probability of one-hot vectors ``x`` [..., K] of any dtype, whose batch shape broadcasts as for Categorical."""
-        classes = self._classes()
         _check.instance("OneHotCategorical.log_prob: x", x, torch.Tensor, expected="a tensor [..., K]")
         if x.ndim == 0 or x.shape[-1] != self.logits.shape[-1]:
-            raise ValueError(
-                f"OneHotCategorical.log_prob: x: expected one-hot vectors [..., {self.logits.shape[-1]}], got the shape {list(x.shape)}; "
-                "use Categorical for classes as whole numbers"
-            )
-        return classes.log_prob(x.to(torch.int64).argmax(-1))
-
-    def entropy(self) -> torch.Tensor:
-        """Return the entropy [...] in nats."""
-        return self._classes().entropy()
+            expected, remedy = f"one-hot vectors [..., {self.logits.shape[-1]}]", "use Categorical for classes as whole numbers"
+            _check.fail(ValueError, "OneHotCategorical.log_prob: x", expected, f"the shape {list(x.shape)}", remedy)
+        return self._log_prob(x.to(torch.int64).argmax(-1))
 
     def mode(self) -> torch.Tensor:
         """Return the most likely one-hot vector [..., K]."""
-        return self._vector(self._classes().mode())
+        return self._vector(self._logits().argmax(-1))
 
     def mean(self) -> torch.Tensor:
         """Return the mean [..., K]: the probabilities."""
@@ -209,19 +205,9 @@ class OneHotCategorical:
         var = probs * torch.where(likeliest, others, 1 - probs)
         return torch.where(var > 0, torch.where(var > 0, var, 1.0).sqrt(), 0.0 * var)
 
-    def kl(self, other: "OneHotCategorical") -> torch.Tensor:
-        """Return KL(self || other) [...].
-
-        Raises:
-            TypeError: if ``other`` is not an OneHotCategorical.
-            ValueError: if the numbers of classes differ.
-        """
-        _check.instance("OneHotCategorical.kl: other", other, OneHotCategorical, ESTIMATE)
-        return self._classes().kl(other._classes())
-
 
 @tree.dataclass
-class MultiCategorical:
+class MultiCategorical(_Labels):
     """Several independent categorical distributions, as one over vectors of classes.
 
     Attributes:
@@ -244,51 +230,33 @@ class MultiCategorical:
     logits: torch.Tensor
     nvec: tuple[int, ...] = tree.static()
     start: tuple[int, ...] | None = tree.static(default=None)
-    estimated = ()
 
-    def _starts(self) -> tuple[int, ...]:
-        if self.start is None:
-            return (0,) * len(self.nvec)
-        return _check.integers("MultiCategorical: start", self.start, length=len(self.nvec), remedy="give one for each of nvec")
-
-    def _choices(self) -> list[Categorical]:
+    def _choices(self) -> Joint:
         logits, nvec = check_logits("MultiCategorical", self.logits), self.nvec
         _check.some("MultiCategorical: nvec", _check.integers("MultiCategorical: nvec", nvec, 1), "integer")
         _check.sized("MultiCategorical: logits", logits, (..., sum(nvec)), "the last dimension is the sum of nvec")
-        return [Categorical(part, start) for part, start in zip(logits.split(list(nvec), -1), self._starts(), strict=True)]
+        start = (0,) * len(nvec) if self.start is None else self.start
+        _check.integers("MultiCategorical: start", start, length=len(nvec), remedy="give one for each of nvec")
+        return Joint(tuple(map(Categorical, logits.split(list(nvec), -1), start)))
 
     def sample(self, key: torch.Tensor) -> torch.Tensor:
         """Return classes int64 [..., K]."""
-        choices = self._choices()
-        return torch.stack([choice.sample(k) for choice, k in zip(choices, random.split(key, len(choices)).unbind(0), strict=True)], -1)
-
-    def sample_with_log_prob(self, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return classes int64 [..., K] and their joint log probability [...]."""
-        x = self.sample(key)
-        return x, self.log_prob(x)
+        return torch.stack(self._choices().sample(key), -1)
 
     def log_prob(self, x: torch.Tensor) -> torch.Tensor:
         """Return the joint log probability of classes ``x`` [..., K], whose batch shape broadcasts as for Categorical."""
         choices = self._choices()
         _check.whole("MultiCategorical.log_prob: x", x)
-        _check.sized("MultiCategorical.log_prob: x", x, (..., len(choices)))
-        return reduce(torch.add, [choice.log_prob(part) for choice, part in zip(choices, x.unbind(-1), strict=True)])
+        _check.sized("MultiCategorical.log_prob: x", x, (..., len(self.nvec)))
+        return choices.log_prob(x.unbind(-1))
 
     def entropy(self) -> torch.Tensor:
         """Return the joint entropy [...] in nats."""
-        return reduce(torch.add, [choice.entropy() for choice in self._choices()])
+        return self._choices().entropy()
 
     def mode(self) -> torch.Tensor:
         """Return the most likely classes int64 [..., K]."""
-        return torch.stack([choice.mode() for choice in self._choices()], -1)
-
-    def mean(self) -> torch.Tensor:
-        """Raise a TypeError: classes are labels without a mean."""
-        raise TypeError("MultiCategorical.mean: classes are labels and have no mean; use mode() for the likeliest classes")
-
-    def stddev(self) -> torch.Tensor:
-        """Raise a TypeError: classes are labels without a standard deviation."""
-        raise TypeError("MultiCategorical.stddev: classes are labels and have no deviation; use entropy() for how spread they are")
+        return torch.stack(self._choices().mode(), -1)
 
     def kl(self, other: "MultiCategorical") -> torch.Tensor:
         """Return KL(self || other) [...].
@@ -300,7 +268,89 @@ class MultiCategorical:
         _check.instance("MultiCategorical.kl: other", other, MultiCategorical, ESTIMATE)
         if self.nvec != other.nvec:
             raise ValueError(f"MultiCategorical.kl: other: expected nvec {self.nvec}, got {other.nvec}")
-        return reduce(torch.add, [mine.kl(theirs) for mine, theirs in zip(self._choices(), other._choices(), strict=True)])
+        return self._choices().kl(other._choices())
+
+
+@tree.dataclass
+class Bernoulli(ClosedForm):
+    r"""Independent bits, given by the logarithms of their odds (:class:`Independent` joins them to a distribution over vectors).
+
+    .. math:: \log p(1) = -\mathrm{softplus}(-z), \qquad \log p(0) = -\mathrm{softplus}(z)
+
+    A logit of infinity or minus infinity gives a constant bit: entropy, KL and gradients stay finite.
+
+    Attributes:
+        logits: floating point [...], z.
+
+    Raises:
+        TypeError: from a method, if ``logits`` is not a floating-point tensor, or ``x`` is not a bool tensor.
+        ValueError: from a method, if shapes do not fit.
+
+    Example:
+        >>> import torch
+        >>> from funrl import random
+        >>> coin = Bernoulli(torch.tensor([0.0, 30.0]))
+        >>> coin.mean(), coin.mode()
+        (tensor([0.5000, 1.0000]), tensor([False,  True]))
+        >>> coin.log_prob(torch.tensor([True, False]))
+        tensor([ -0.6931, -30.0000])
+    """
+
+    logits: torch.Tensor
+
+    @property
+    def probs(self) -> torch.Tensor:
+        """The probabilities of True [...]."""
+        return torch.sigmoid(_check.floating("Bernoulli: logits", self.logits))
+
+    def sample(self, key: torch.Tensor) -> torch.Tensor:
+        """Return bits, bool [...]."""
+        return random.bernoulli(key, self.probs)
+
+    def log_prob(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the log probability of bits ``x``, bool, whose shape broadcasts to [...] or [...] to it."""
+        logits = _check.floating("Bernoulli: logits", self.logits)
+        _check.flag("Bernoulli.log_prob: x", x, "compare it with x == 1")
+        broadcast("Bernoulli.log_prob: x and logits", x.shape, logits.shape)
+        return logsigmoid(torch.where(x, logits, -logits))
+
+    def entropy(self) -> torch.Tensor:
+        """Return the entropy [...] in nats."""
+        size = _check.floating("Bernoulli: logits", self.logits).abs()
+        certain = size == math.inf
+        size = torch.where(certain, 0.0, size)
+        return torch.where(certain, 0.0, size * torch.sigmoid(-size) - logsigmoid(size))
+
+    def mode(self) -> torch.Tensor:
+        """Return the more likely bits, bool [...] (False if both are equally likely)."""
+        return _check.floating("Bernoulli: logits", self.logits) > 0
+
+    def mean(self) -> torch.Tensor:
+        """Return the probabilities of True [...]."""
+        return self.probs
+
+    def stddev(self) -> torch.Tensor:
+        """Return the standard deviation [...] of the bits as 0 and 1."""
+        size = _check.floating("Bernoulli: logits", self.logits).abs()
+        return torch.exp(-0.5 * size) * torch.sigmoid(size)
+
+    def kl(self, other: "Bernoulli") -> torch.Tensor:
+        """Return KL(self || other) [...]: infinite if a bit is constant in ``other`` and takes the other value in ``self``.
+
+        Raises:
+            TypeError: if ``other`` is not a Bernoulli.
+        """
+        _check.instance("Bernoulli.kl: other", other, Bernoulli, ESTIMATE)
+        mine, theirs = _check.floating("Bernoulli: logits", self.logits), _check.floating("Bernoulli: logits", other.logits)
+        broadcast("Bernoulli.kl: self and other", mine.shape, theirs.shape)
+        return _share_of_kl(mine, theirs) + _share_of_kl(-mine, -theirs)
+
+
+def _share_of_kl(mine: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
+    """Return p (log p - log q) of one bit with logits z, which is 0 where p is 0."""
+    prob = torch.sigmoid(mine)
+    present = prob > 0
+    return prob * (torch.where(present, logsigmoid(mine), 0.0) - torch.where(present, logsigmoid(theirs), 0.0))
 
 
 def check_logits(what: str, logits: Any) -> torch.Tensor:
@@ -313,17 +363,3 @@ def check_logits(what: str, logits: Any) -> torch.Tensor:
     _check.floating(f"{what}: logits", logits)
     _check.sized(f"{what}: logits", logits, (..., "K"), "the last dimension is that of the classes")
     return logits
-
-
-def _allowed(what: str, logits: Any, mask: Any) -> torch.Tensor:
-    """Return the logits, checked, with minus infinity for what the mask forbids."""
-    check_logits(what, logits)
-    if isinstance(mask, tuple) and not mask:
-        return logits
-    mask = _check.flag(f"{what}: mask", mask, "it is True for the allowed classes: compare it with mask == 1")
-    broadcast(f"{what}: logits and mask", logits.shape, mask.shape)
-    _check.sized(f"{what}: mask", mask, (..., logits.shape[-1]))
-    if _check.seen(lambda: ~mask.any(-1).all(), mask):
-        row = (~mask.any(-1)).nonzero()[0].tolist()
-        raise ValueError(f"{what}: mask: expected at least one allowed class in each row, got none in row {row}; end the episode there")
-    return torch.where(mask, logits, -math.inf)

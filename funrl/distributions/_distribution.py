@@ -42,3 +42,14 @@ class Distribution(Protocol):
     def mode(self) -> Any: ...
 
     def kl(self, other: Any) -> torch.Tensor: ...
+
+
+class ClosedForm:
+    """The part of a distribution that follows from its samples and log densities, where no method needs an estimate."""
+
+    estimated: tuple[str, ...] = ()
+
+    def sample_with_log_prob(self: Distribution, key: Key) -> tuple[Any, torch.Tensor]:
+        """Return a sample and its log density, or log probability, [...]."""
+        x = self.sample(key)
+        return x, self.log_prob(x)

@@ -1,12 +1,88 @@
-"""Distributions of several independent parts of different kinds, as one over a tree."""
+"""Distributions of independent parts: of arrays, and of parts of different kinds, as one over a tree."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from typing import Any
 
 import torch
 
 from funrl import _check, random, tree
+
+
+@tree.dataclass
+class Independent:
+    """A distribution over arrays with independent parts: ``log_prob`` and ``entropy`` are sums over the last dimensions.
+
+    ``Independent(Normal(loc, scale), 1)`` with ``loc`` [B, A] has log densities [B]: a normal with a diagonal covariance.
+
+    Attributes:
+        base: a distribution of batch shape [..., E1, ..., En].
+        event_dims: static; n, the number of dimensions of an event.
+
+    Raises:
+        ValueError: from a method, if ``event_dims`` is not a whole number from 0 to the number of dimensions of ``base``.
+
+    Example:
+        >>> import torch
+        >>> from funrl.distributions import Normal
+        >>> diagonal = Independent(Normal(torch.zeros(4, 2), torch.ones(4, 2)), 1)
+        >>> diagonal.log_prob(torch.zeros(4, 2))
+        tensor([-1.8379, -1.8379, -1.8379, -1.8379])
+    """
+
+    base: Any
+    event_dims: int = tree.static(default=1)
+
+    @property
+    def estimated(self) -> tuple[str, ...]:
+        """The names of the methods that take a key, the same as those of the base."""
+        return self.base.estimated
+
+    def _sum(self, x: torch.Tensor) -> torch.Tensor:
+        n = self.event_dims
+        _check.integer("Independent: event_dims", n, 0, x.ndim, "it counts dimensions of the base")
+        return x.sum(tuple(range(x.ndim - n, x.ndim))) if n else x
+
+    def sample(self, key: torch.Tensor) -> torch.Tensor:
+        """Return a sample [..., E1, ..., En] of the base."""
+        return self.base.sample(key)
+
+    def sample_with_log_prob(self, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return a sample [..., E1, ..., En] and its log density [...]."""
+        x, log_prob = self.base.sample_with_log_prob(key)
+        return x, self._sum(log_prob)
+
+    def log_prob(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the log density [...] of ``x`` [..., E1, ..., En]."""
+        return self._sum(self.base.log_prob(x))
+
+    def entropy(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Return the entropy [...]; arguments go to the base (a key for an estimate)."""
+        return self._sum(self.base.entropy(*args, **kwargs))
+
+    def mode(self) -> torch.Tensor:
+        """Return the base's mode [..., E1, ..., En]."""
+        return self.base.mode()
+
+    def mean(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Return the base's mean [..., E1, ..., En]; arguments go to the base (a key for an estimate)."""
+        return self.base.mean(*args, **kwargs)
+
+    def stddev(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Return the base's standard deviation [..., E1, ..., En]; arguments go to the base (a key for an estimate)."""
+        return self.base.stddev(*args, **kwargs)
+
+    def kl(self, other: "Independent") -> torch.Tensor:
+        """Return KL(self || other) [...].
+
+        Raises:
+            TypeError: if ``other`` is not an Independent, or the bases have no closed form.
+            ValueError: if the numbers of event dimensions differ.
+        """
+        _check.instance("Independent.kl: other", other, Independent, f"wrap it in Independent(..., {self.event_dims})")
+        if self.event_dims != other.event_dims:
+            raise ValueError(f"Independent.kl: other: expected event_dims {self.event_dims}, got {other.event_dims}; give both the same")
+        return self._sum(self.base.kl(other.base))
 
 
 @tree.dataclass
@@ -37,45 +113,35 @@ class Joint:
     def _parts(self) -> list[Any]:
         return [self.parts[name] for name in self._names()]
 
-    def _each(self, call: Callable[..., Any], *more: Any) -> Any:
-        """Return ``call(part, ...)`` of each part, in the structure of a value."""
-        results = {name: call(self.parts[name], *(x[name] for x in more)) for name in self._names()}
-        return results if isinstance(self.parts, Mapping) else tuple(results.values())
+    def _value(self, values: Any) -> Any:
+        """Return the values of all parts as the entries of a dict or tuple."""
+        return dict(zip(self._names(), values, strict=True)) if isinstance(self.parts, Mapping) else tuple(values)
 
-    def _sum(self, terms: Any, what: str) -> torch.Tensor:
-        terms = terms if isinstance(terms, tuple) else tuple(terms.values())
-        shapes = [tuple(x.shape) for x in terms]
-        if len(set(shapes)) > 1:
-            raise ValueError(
-                f"Joint.{what}: parts: expected one batch shape, got {', '.join(str(list(shape)) for shape in shapes)}; make one event of "
-                "the dimensions of a value with Independent"
-            )
+    def _sum(self, what: str, terms: Sequence[torch.Tensor]) -> torch.Tensor:
+        shapes = [list(x.shape) for x in terms]
+        if any(shape != shapes[0] for shape in shapes):
+            got, remedy = ", ".join(map(str, shapes)), "make one event of the dimensions of a value with Independent"
+            _check.fail(ValueError, f"Joint.{what}: parts", "one batch shape", got, remedy)
         return reduce(torch.add, terms)
 
-    def _keys(self, key: torch.Tensor) -> Any:
-        """Return a key for each part, in the structure of a value."""
-        keys = random.split(key, len(self._names())).unbind(0)
-        return dict(zip(self._names(), keys, strict=True)) if isinstance(self.parts, Mapping) else keys
+    def _with_keys(self, key: torch.Tensor) -> Any:
+        """Return the pairs of each part and its key."""
+        return zip(self._parts(), random.split(key, len(self.parts)).unbind(0), strict=True)
 
-    def _with_key(self, name: str, key: torch.Tensor | None, options: dict[str, Any]) -> Any:
+    def _estimates(self, name: str, key: torch.Tensor | None, options: dict[str, Any]) -> list[Any]:
+        """Call a method of each part, with a key where it takes one."""
         if key is None:
-            return self._each(lambda part: getattr(part, name)(**options))
-
-        def call(part: Any, key: torch.Tensor) -> Any:
-            return getattr(part, name)(key, **options) if isinstance(part, Joint) or name in part.estimated else getattr(part, name)()
-
-        return self._each(call, self._keys(key))
+            return [getattr(part, name)(**options) for part in self._parts()]
+        return [getattr(part, name)(k, **options) if name in part.estimated else getattr(part, name)() for part, k in self._with_keys(key)]
 
     def sample(self, key: torch.Tensor) -> Any:
         """Return a sample: a dict or tuple of samples of the parts."""
-        return self._each(lambda part, key: part.sample(key), self._keys(key))
+        return self._value([part.sample(k) for part, k in self._with_keys(key)])
 
     def sample_with_log_prob(self, key: torch.Tensor) -> tuple[Any, torch.Tensor]:
         """Return a sample and its log density [...]."""
-        pairs = [part.sample_with_log_prob(k) for part, k in zip(self._parts(), random.split(key, len(self._names())), strict=True)]
-        samples = [x for x, _ in pairs]
-        x = dict(zip(self._names(), samples, strict=True)) if isinstance(self.parts, Mapping) else tuple(samples)
-        return x, self._sum(tuple(log_prob for _, log_prob in pairs), "sample_with_log_prob")
+        samples, log_probs = zip(*(part.sample_with_log_prob(k) for part, k in self._with_keys(key)), strict=True)
+        return self._value(samples), self._sum("sample_with_log_prob", log_probs)
 
     def log_prob(self, x: Any) -> torch.Tensor:
         """Return the log density [...] of ``x``, a dict or tuple with an entry for each part.
@@ -91,23 +157,23 @@ class Joint:
         found = sorted(x) if isinstance(x, Mapping) else list(range(len(x)))
         if found != self._names():
             raise ValueError(f"Joint.log_prob: x: expected the entries {self._names()}, got {found}")
-        return self._sum(self._each(lambda part, y: part.log_prob(y), x), "log_prob")
+        return self._sum("log_prob", [self.parts[name].log_prob(x[name]) for name in found])
 
     def entropy(self, key: torch.Tensor | None = None, **options: Any) -> torch.Tensor:
         """Return the entropy [...]; a key and further arguments are for estimates."""
-        return self._sum(self._with_key("entropy", key, options), "entropy")
+        return self._sum("entropy", self._estimates("entropy", key, options))
 
     def mode(self) -> Any:
         """Return the modes of the parts."""
-        return self._each(lambda part: part.mode())
+        return self._value([part.mode() for part in self._parts()])
 
     def mean(self, key: torch.Tensor | None = None, **options: Any) -> Any:
         """Return the means of the parts; a key and further arguments are for estimates."""
-        return self._with_key("mean", key, options)
+        return self._value(self._estimates("mean", key, options))
 
     def stddev(self, key: torch.Tensor | None = None, **options: Any) -> Any:
         """Return the standard deviations of the parts; a key and further arguments are for estimates."""
-        return self._with_key("stddev", key, options)
+        return self._value(self._estimates("stddev", key, options))
 
     def kl(self, other: "Joint") -> torch.Tensor:
         """Return KL(self || other) [...], the sum of those of the parts.
@@ -119,7 +185,7 @@ class Joint:
         _check.instance("Joint.kl: other", other, Joint, "make it with joint")
         if other._names() != self._names():
             raise ValueError(f"Joint.kl: other: expected the parts {self._names()}, got {other._names()}")
-        return self._sum(self._each(lambda part, theirs: part.kl(theirs), other.parts), "kl")
+        return self._sum("kl", [part.kl(theirs) for part, theirs in zip(self._parts(), other._parts(), strict=True)])
 
 
 def joint(parts: Any) -> Joint:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch.nn.functional import logsigmoid
 
+from funrl import _check
 from funrl.distributions._checks import broadcast
 
 
@@ -63,26 +64,23 @@ def interval(what: str, low: Any, high: Any, like: torch.Tensor, shape: torch.Si
         >>> interval("TanhNormal", -1.0, (1.0, 2.0), torch.zeros(2), torch.Size([2])).half
         tensor([1.0000, 1.5000])
     """
+    ends = f"{what}: low and high"
     lows, highs = _numbers(what, "low", low), _numbers(what, "high", high)
     if len(lows) != len(highs) and 1 not in (len(lows), len(highs)):
-        raise ValueError(
-            f"{what}: low and high: expected the same number of lower and upper ends, got {len(lows)} and {len(highs)}; "
-            "give one for each action dimension"
-        )
+        got = f"{len(lows)} and {len(highs)}"
+        _check.fail(ValueError, ends, "the same number of lower and upper ends", got, "give one for each action dimension")
     pairs = zip(lows * max(1, len(highs) // len(lows)), highs * max(1, len(lows) // len(highs)), strict=True)
     for lower, upper in pairs:
         if not (math.isfinite(lower) and math.isfinite(upper) and lower < upper):
-            raise ValueError(
-                f"{what}: low and high: expected finite ends with low < high, got {lower} and {upper}; "
-                "use Normal where an action has no bounds"
-            )
+            remedy = "use Normal where an action has no bounds"
+            _check.fail(ValueError, ends, "finite ends with low < high", f"{lower} and {upper}", remedy)
     if not isinstance(low, tuple) and not isinstance(high, tuple):
         return Interval(low, high)
     # Not torch.tensor(..., device=...), as torch.func.grad raises for it on the device meta.
     low, high = (torch.tensor(end, dtype=like.dtype).to(like.device) for end in (low, high))
     bounds = torch.Size(np.broadcast_shapes(low.shape, high.shape))
     if broadcast(f"{what}: bounds and parameters", bounds, shape) != shape:
-        raise ValueError(f"{what}: low and high: expected bounds that broadcast to the parameters' shape {list(shape)}, got {list(bounds)}")
+        _check.fail(ValueError, ends, f"bounds that broadcast to the parameters' shape {list(shape)}", list(bounds))
     return Interval(low, high)
 
 
@@ -91,7 +89,6 @@ def _numbers(what: str, name: str, bound: Any) -> list[float]:
     if isinstance(bound, tuple):
         return [x for part in bound for x in _numbers(what, name, part)]
     if isinstance(bound, bool) or not isinstance(bound, int | float):
-        raise TypeError(
-            f"{what}: {name}: expected a number or a tuple of numbers, got {type(bound).__name__}; turn a tensor [A] into tuple(x.tolist())"
-        )
+        remedy = "turn a tensor [A] into tuple(x.tolist())"
+        _check.fail(TypeError, f"{what}: {name}", "a number or a tuple of numbers", type(bound).__name__, remedy)
     return [bound]

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 
 from funrl import _check, random, tree
-from funrl.distributions._checks import ESTIMATE, broadcast, positive, same_bounds
+from funrl.distributions._checks import ESTIMATE, broadcast, same_bounds, shape_of
+from funrl.distributions._distribution import ClosedForm
 from funrl.distributions._squash import Interval, interval
 
 _LOG_2PI = math.log(2.0 * math.pi)
@@ -24,7 +25,7 @@ _SHORT, _LONG = _legendre(8), _legendre(24)
 
 
 @tree.dataclass
-class TruncatedNormal:
+class TruncatedNormal(ClosedForm):
     r"""A normal distribution truncated to an interval, for actions strictly between bounds.
 
     .. math:: \log p(x) = \log \mathcal N(x; \mu, \sigma^2) - \log Z, \qquad
@@ -58,12 +59,10 @@ class TruncatedNormal:
     scale: torch.Tensor
     low: Any = tree.static(default=-1.0)
     high: Any = tree.static(default=1.0)
-    estimated = ()
 
     def _parts(self) -> tuple[torch.Size, Interval]:
-        loc, scale = _check.floating("TruncatedNormal: loc", self.loc), positive("TruncatedNormal: scale", self.scale)
-        shape = broadcast("TruncatedNormal: loc and scale", loc.shape, scale.shape)
-        return shape, interval("TruncatedNormal", self.low, self.high, loc, shape)
+        shape = shape_of("TruncatedNormal", self.loc, self.scale)
+        return shape, interval("TruncatedNormal", self.low, self.high, self.loc, shape)
 
     def _ends(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return, in standard deviations, the offset of the mode from loc, and the distances of the lower and upper end from the mode."""
@@ -94,11 +93,6 @@ class TruncatedNormal:
         share = random.uniform(key, tuple(shape), dtype=self.loc.dtype)
         step = _quantile(share, *(torch.where(flat, end, 0.5) for end in ends))
         return bounds.clamp(torch.where(flat, bounds.clamp(self.loc) + self.scale * step, x))
-
-    def sample_with_log_prob(self, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return a sample [...] and its log density [...]."""
-        x = self.sample(key)
-        return x, self.log_prob(x)
 
     def log_prob(self, x: torch.Tensor) -> torch.Tensor:
         """Return the log density of ``x``, whose shape broadcasts to [...] or [...] to it; minus infinity outside the interval."""

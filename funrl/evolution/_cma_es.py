@@ -6,19 +6,7 @@ from typing import Any, NamedTuple
 import torch
 
 from funrl import _check, random, tree
-from funrl.evolution._strategy import (
-    Number,
-    Strategy,
-    by_rank,
-    check_count,
-    check_positive,
-    checked,
-    full,
-    guarded,
-    like_rows,
-    like_vector,
-    start,
-)
+from funrl.evolution._strategy import Number, Strategy, around_mean, by_rank, like_vector
 
 
 @tree.dataclass
@@ -102,18 +90,15 @@ def cma_es(num_candidates: int, *, sigma: Number = 0.3, learning_rate: Number = 
         doi:10.1007/978-3-540-87700-4_30 (no arXiv id). Deviations: candidates of equal fitness share the mean of their weights;
         eigenvalues below 1e-8 (float32: of the largest; float64: 1e-14 of it) are raised to that.
     """
-    check_count("cma_es", "num_candidates", num_candidates, 4)
-    check_positive("cma_es", "sigma", sigma)
+    _check.integer("cma_es: num_candidates", num_candidates, 4)
     _check.instance("cma_es: separable", separable, bool)
     _check.number("cma_es: learning_rate", learning_rate, "[0, inf)", tensor=True)
 
-    def init(key: torch.Tensor, params: Any) -> CMAESState:
-        mean = start("cma_es", params)
-        vector = tree.ravel(mean)[0]
+    def first(mean: Any, vector: torch.Tensor) -> CMAESState:
         one, eye = torch.ones_like(vector), torch.eye(len(vector), dtype=vector.dtype, device=vector.device)
         return CMAESState(
             mean=mean,
-            sigma=full(sigma, vector).clone(),
+            sigma=vector.new_zeros(()) + sigma,
             covariance=one if separable else eye,
             axes=() if separable else eye.clone(),
             lengths=one.clone(),
@@ -122,24 +107,20 @@ def cma_es(num_candidates: int, *, sigma: Number = 0.3, learning_rate: Number = 
             count=torch.zeros((), dtype=torch.int64, device=vector.device),
         )
 
-    def ask(key: torch.Tensor, state: CMAESState) -> tuple[Any, CMAESState]:
-        mean = tree.ravel(state.mean)[0]
+    def draw(key: torch.Tensor, state: CMAESState, mean: torch.Tensor) -> torch.Tensor:
         noise = state.lengths * random.normal(key, (num_candidates, mean.shape[0]), dtype=mean.dtype)
-        noise = noise if separable else noise @ state.axes.T
-        return like_rows(mean + state.sigma * noise, state.mean), state
+        return mean + state.sigma * (noise if separable else noise @ state.axes.T)
 
-    def tell(state: CMAESState, candidates: Any, fitness: torch.Tensor) -> CMAESState:
-        matrix, fitness = checked("cma_es", state.mean, candidates, fitness, num_candidates)
-        mean = tree.ravel(state.mean)[0]
+    def move(state: CMAESState, mean: torch.Tensor, candidates: torch.Tensor, fitness: torch.Tensor) -> CMAESState:
         c = _constants(num_candidates, mean.shape[0], separable)
         table = torch.tensor(c.weights, dtype=mean.dtype, device=mean.device)
         good, bad = by_rank(fitness, table.clamp(min=0)), by_rank(fitness, table.clamp(max=0))
-        y = (matrix - mean) / state.sigma
+        y = (candidates - mean) / state.sigma
         step = good @ y
         count = state.count + 1
         sigma_path = (1 - c.c_sigma) * state.sigma_path + math.sqrt(c.c_sigma * (2 - c.c_sigma) * c.mu_eff) * _whitened(state, step)
         norm = sigma_path.square().sum().sqrt()
-        sigma = state.sigma * torch.exp(c.c_sigma / c.d_sigma * (norm / c.chi - 1))
+        size = state.sigma * torch.exp(c.c_sigma / c.d_sigma * (norm / c.chi - 1))
         going = norm / (1 - (1 - c.c_sigma) ** (2 * count).to(mean.dtype)).sqrt() < (1.4 + 2 / (mean.shape[0] + 1)) * c.chi
         going = going.to(mean.dtype)
         path = (1 - c.c_c) * state.covariance_path + going * math.sqrt(c.c_c * (2 - c.c_c) * c.mu_eff) * step
@@ -150,7 +131,7 @@ def cma_es(num_candidates: int, *, sigma: Number = 0.3, learning_rate: Number = 
         lengths, axes = _decompose(covariance)
         return CMAESState(
             mean=like_vector(mean + learning_rate * state.sigma * step, state.mean),
-            sigma=sigma,
+            sigma=size,
             covariance=covariance,
             axes=axes,
             lengths=lengths,
@@ -159,7 +140,7 @@ def cma_es(num_candidates: int, *, sigma: Number = 0.3, learning_rate: Number = 
             count=count,
         )
 
-    return guarded("cma_es", CMAESState, init, ask, tell, lambda state: state.mean)
+    return around_mean("cma_es", CMAESState, num_candidates, sigma, first, draw, move)
 
 
 def _decompose(covariance: torch.Tensor) -> tuple[torch.Tensor, Any]:

@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 
-from funrl import random, tree
-from funrl.evolution._strategy import Number, Strategy, check_count, check_positive, checked, guarded, like_rows, rows, start
+from funrl import _check, random, tree
+from funrl.evolution._strategy import Number, Strategy, checked, guarded, like_rows, rows, start
 
 
 @tree.dataclass
@@ -58,14 +58,13 @@ def genetic(num_candidates: int, *, num_parents: int = 20, num_elites: int = 1, 
         Deviations: the elite is the best by the same fitness as all others, which further episodes do not confirm, and the first
         parents are equal.
     """
-    check_count("genetic", "num_candidates", num_candidates, 2)
-    check_count("genetic", "num_parents", num_parents, 1)
-    check_count("genetic", "num_elites", num_elites, 0)
+    for name, value, low in (("num_candidates", num_candidates, 2), ("num_parents", num_parents, 1), ("num_elites", num_elites, 0)):
+        _check.integer(f"genetic: {name}", value, low)
     if num_parents > num_candidates:
         raise ValueError(f"genetic: num_parents: expected at most num_candidates = {num_candidates}, got {num_parents}")
     if num_elites > num_parents:
         raise ValueError(f"genetic: num_elites: expected at most num_parents = {num_parents}, got {num_elites}")
-    check_positive("genetic", "sigma", sigma)
+    _check.number("genetic: sigma", sigma, "(0, inf)", tensor=True)
 
     def init(key: torch.Tensor, params: Any) -> GeneticState:
         first = start("genetic", params)

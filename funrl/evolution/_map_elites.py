@@ -7,7 +7,7 @@ import torch
 from funrl import _check, random, tree
 from funrl.evolution import _archive
 from funrl.evolution._archive import Archive
-from funrl.evolution._strategy import Number, Strategy, check_count, check_positive, checked, guarded, like_rows, rows, start
+from funrl.evolution._strategy import Number, Strategy, checked, guarded, like_rows, rows, start
 
 
 @tree.dataclass
@@ -81,13 +81,11 @@ def map_elites(
 
 def check_variation(what: str, num_candidates: int, cells: Any, sigma: Number, line_sigma: Number, spread: Number) -> None:
     """Raise unless the arguments of a strategy with an archive are in their ranges."""
-    check_count(what, "num_candidates", num_candidates, 1)
+    _check.integer(f"{what}: num_candidates", num_candidates, 1)
     if not isinstance(cells, torch.Tensor) or not cells.is_floating_point() or cells.ndim != 2 or not cells.numel():
-        got = tree.describe_leaf(cells) if isinstance(cells, torch.Tensor) else f"a {type(cells).__name__}"
-        raise TypeError(f"{what}: cells: expected floating point [C, M], got {got}; grid_cells or cvt_cells make them")
-    _check.number(f"{what}: sigma", sigma, "[0, inf)", tensor=True)
-    _check.number(f"{what}: line_sigma", line_sigma, "[0, inf)", tensor=True)
-    check_positive(what, "spread", spread)
+        _check.fail(TypeError, f"{what}: cells", "floating point [C, M]", _check.describe(cells), "grid_cells or cvt_cells make them")
+    for name, value, interval in (("sigma", sigma, "[0, inf)"), ("line_sigma", line_sigma, "[0, inf)"), ("spread", spread, "(0, inf)")):
+        _check.number(f"{what}: {name}", value, interval, tensor=True)
 
 
 def varied(key: torch.Tensor, archive: Archive, n: int, sigma: Number, line_sigma: Number, spread: Number) -> Any:
@@ -104,7 +102,5 @@ def add(what: str, archive: Archive, candidates: Any, fitness: Any, descriptors:
     """Insert candidates into an archive, after the checks that all strategies make."""
     example = tree.index(archive.params, 0)
     checked(what, example, candidates, fitness, tree.leaves(candidates)[0].shape[0])
-    if not isinstance(descriptors, torch.Tensor) or not descriptors.is_floating_point():
-        got = tree.describe_leaf(descriptors) if isinstance(descriptors, torch.Tensor) else f"a {type(descriptors).__name__}"
-        raise TypeError(f"{what}: descriptors: expected floating point [N, {archive.cells.shape[1]}], got {got}")
+    _check.floating(f"{what}: descriptors", descriptors, expected=f"floating point [N, {archive.cells.shape[1]}]")
     return _archive.insert(archive, candidates, fitness, descriptors)

@@ -12,12 +12,10 @@ from funrl.env import Env, Transition
 from funrl.evolution import _archive
 from funrl.evolution._archive import Archive
 from funrl.evolution._map_elites import add, check_variation, varied
-from funrl.evolution._strategy import Number, Strategy, check_count, guarded, like_rows, rows, start
+from funrl.evolution._strategy import Number, Strategy, guarded, like_rows, rows, start
 from funrl.losses import ActorCritic, td3_actor_loss, td3_critic_loss
 from funrl.nn import Net
 from funrl.spaces import Box
-
-_TRAINED = ("network", "target", "actor_optimizer", "critic_optimizer", "updates")
 
 
 @tree.dataclass
@@ -162,7 +160,7 @@ def pga_map_elites(
 
 def _check_options(what: str, env: Env, num_candidates: int, counts: dict[str, Any], rates: dict[str, Any]) -> None:
     for name, value in counts.items():
-        check_count(what, name, value, 1)
+        _check.integer(f"{what}: {name}", value, 1)
     if counts["num_gradient"] > num_candidates:
         raise ValueError(f"{what}: num_gradient: expected at most num_candidates = {num_candidates}, got {counts['num_gradient']}")
     for name, value in rates.items():
@@ -212,29 +210,28 @@ def _critics(critic: Net) -> Callable[..., torch.Tensor]:
 
 def _train(td3: _TD3, key: torch.Tensor, state: PGAMAPElitesState) -> PGAMAPElitesState:
     """Take the gradient steps of critics and greedy actor."""
-    first = tuple(getattr(state, name) for name in _TRAINED)
+    first = state.replace(archive=(), buffer=())
     keys = random.split(key, (td3.counts["num_critic_updates"], 2))
     last, _ = scan(lambda carry, keys: (_update(td3, carry, keys[1], _sample(td3, keys[0], state.buffer)), ()), first, keys)
     last = tree.where(td3.memory.size(state.buffer) > 0, last, first)  # there is nothing to learn from in the first generation
-    return state.replace(**dict(zip(_TRAINED, last, strict=True)))
+    return last.replace(archive=state.archive, buffer=state.buffer)
 
 
-def _update(td3: _TD3, carry: tuple[Any, ...], key: torch.Tensor, batch: Transition) -> tuple[Any, ...]:
+def _update(td3: _TD3, state: PGAMAPElitesState, key: torch.Tensor, batch: Transition) -> PGAMAPElitesState:
     """Take a step of TD3: of the critics always, of the greedy actor and of the targets after each ``policy_delay`` steps."""
-    network, target, actor_state, critic_state, updates = carry
     half, low, high = (x.to(batch.reward) for x in ((td3.space.high - td3.space.low) / 2, td3.space.low, td3.space.high))
     noise = {name: td3.options[name] * half for name in ("noise_std", "noise_clip")}
     loss = functools.partial(td3_critic_loss, gamma=td3.options["gamma"], low=low, high=high, **noise, **td3.networks)
-    gradient, _ = torch.func.grad(loss, has_aux=True)(network.critic, target, key, batch)
-    change, critic_state = td3.adam.update(gradient, critic_state, network.critic)
-    network = ActorCritic(network.actor, optim.apply_updates(network.critic, change))
-    actor, moved = _actor_step(td3, td3.adam, network.critic, batch, network.actor, actor_state)
+    actor, critic = state.network.actor, state.network.critic
+    gradient, _ = torch.func.grad(loss, has_aux=True)(critic, state.target, key, batch)
+    change, critic_state = td3.adam.update(gradient, state.critic_optimizer, critic)
+    network = ActorCritic(actor, optim.apply_updates(critic, change))
+    state = state.replace(network=network, critic_optimizer=critic_state, updates=state.updates + 1)
+    actor, actor_state = _actor_step(td3, td3.adam, network.critic, batch, actor, state.actor_optimizer)
     better = ActorCritic(actor, network.critic)
-    after = (better, optim.soft_update(better, target, tau=td3.options["tau"]), moved)
-    updates = updates + 1
-    now = updates % td3.counts["policy_delay"] == 0
-    network, target, actor_state = tree.where(now, after, (network, target, actor_state))
-    return network, target, actor_state, critic_state, updates
+    target = optim.soft_update(better, state.target, tau=td3.options["tau"])
+    moved = state.replace(network=better, target=target, actor_optimizer=actor_state)
+    return tree.where(state.updates % td3.counts["policy_delay"] == 0, moved, state)
 
 
 def _climb(td3: _TD3, key: torch.Tensor, state: PGAMAPElitesState, parents: Any) -> Any:

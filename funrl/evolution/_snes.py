@@ -6,19 +6,7 @@ from typing import Any
 import torch
 
 from funrl import _check, random, tree
-from funrl.evolution._strategy import (
-    Number,
-    Strategy,
-    by_rank,
-    check_count,
-    check_positive,
-    checked,
-    full,
-    guarded,
-    like_rows,
-    like_vector,
-    start,
-)
+from funrl.evolution._strategy import Number, Strategy, around_mean, by_rank, like_vector
 
 
 @tree.dataclass
@@ -73,8 +61,7 @@ def snes(num_candidates: int, *, sigma: Number = 1.0, learning_rate: Number = 1.
         2011, doi:10.1145/2001576.2001692 (no arXiv id); also in D. Wierstra, T. Schaul, T. Glasmachers, Y. Sun, J. Schmidhuber,
         "Natural Evolution Strategies", 2011, arXiv:1106.4487. Deviation: candidates of equal fitness share the mean of their u.
     """
-    check_count("snes", "num_candidates", num_candidates, 2)
-    check_positive("snes", "sigma", sigma)
+    _check.integer("snes: num_candidates", num_candidates, 2)
     _check.number("snes: learning_rate", learning_rate, "[0, inf)", tensor=True)
     if sigma_learning_rate is not None:
         _check.number("snes: sigma_learning_rate", sigma_learning_rate, "[0, inf)", tensor=True)
@@ -82,24 +69,18 @@ def snes(num_candidates: int, *, sigma: Number = 1.0, learning_rate: Number = 1.
     total = sum(raw)
     utilities = [x / total - 1 / num_candidates for x in raw]
 
-    def init(key: torch.Tensor, params: Any) -> SNESState:
-        mean = start("snes", params)
-        vector = tree.ravel(mean)[0]
-        return SNESState(mean, full(sigma, vector).expand_as(vector).clone())
+    def first(mean: Any, vector: torch.Tensor) -> SNESState:
+        return SNESState(mean, torch.zeros_like(vector) + sigma)
 
-    def ask(key: torch.Tensor, state: SNESState) -> tuple[Any, SNESState]:
-        mean = tree.ravel(state.mean)[0]
-        noise = random.normal(key, (num_candidates, mean.shape[0]), dtype=mean.dtype)
-        return like_rows(mean + state.sigma * noise, state.mean), state
+    def draw(key: torch.Tensor, state: SNESState, mean: torch.Tensor) -> torch.Tensor:
+        return mean + state.sigma * random.normal(key, (num_candidates, mean.shape[0]), dtype=mean.dtype)
 
-    def tell(state: SNESState, candidates: Any, fitness: torch.Tensor) -> SNESState:
-        matrix, fitness = checked("snes", state.mean, candidates, fitness, num_candidates)
-        mean = tree.ravel(state.mean)[0]
-        noise = (matrix - mean) / state.sigma
+    def move(state: SNESState, mean: torch.Tensor, candidates: torch.Tensor, fitness: torch.Tensor) -> SNESState:
+        noise = (candidates - mean) / state.sigma
         utility = by_rank(fitness, torch.tensor(utilities, dtype=mean.dtype, device=mean.device))
         dim = mean.shape[0]
         rate = (3 + math.log(dim)) / (5 * math.sqrt(dim)) if sigma_learning_rate is None else sigma_learning_rate
-        sigma = state.sigma * torch.exp(0.5 * rate * (utility @ (noise.square() - 1)))
-        return SNESState(like_vector(mean + learning_rate * state.sigma * (utility @ noise), state.mean), sigma)
+        after = state.sigma * torch.exp(0.5 * rate * (utility @ (noise.square() - 1)))
+        return SNESState(like_vector(mean + learning_rate * state.sigma * (utility @ noise), state.mean), after)
 
-    return guarded("snes", SNESState, init, ask, tell, lambda state: state.mean)
+    return around_mean("snes", SNESState, num_candidates, sigma, first, draw, move)

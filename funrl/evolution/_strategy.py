@@ -5,8 +5,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from funrl import _check, random, tree
-from funrl.optim import Optimizer
+from funrl import _check, tree
 
 Number = float | torch.Tensor
 
@@ -72,23 +71,17 @@ def start(what: str, params: Any) -> Any:
     for path, x in zip(tree.paths(params), leaves, strict=True):
         _check.tensor(f"{what}: params", x)
         if not x.is_floating_point() or x.dtype != leaves[0].dtype:
-            raise TypeError(
-                f"{what}: params: expected floating-point leaves of one dtype, got {tree.describe_leaf(x)} at {path or 'its only leaf'} "
-                f"and {leaves[0].dtype} before it; cast with tree.to"
-            )
+            got = f"{tree.describe_leaf(x)} at {path or 'its only leaf'} and {leaves[0].dtype} before it"
+            _check.fail(TypeError, f"{what}: params", "floating-point leaves of one dtype", got, "cast with tree.to")
     return tree.map(lambda x: x.clone(memory_format=torch.contiguous_format), params)
 
 
 def checked(what: str, params: Any, candidates: Any, fitness: Any, num_candidates: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Check the arguments of ``tell``, and return the candidates as a matrix [N, D] and the fitness [N], finite and of their dtype."""
-    if not isinstance(fitness, torch.Tensor) or not fitness.is_floating_point():
-        got = tree.describe_leaf(fitness) if isinstance(fitness, torch.Tensor) else f"a {type(fitness).__name__}"
-        raise TypeError(f"{what}: fitness: expected a floating-point tensor [{num_candidates}], got {got}; cast it with .to(torch.float32)")
+    name, expected = f"{what}: fitness", f"one number for each candidate, [{num_candidates}]"
+    _check.floating(name, fitness, expected=f"a floating-point tensor [{num_candidates}]")
     if fitness.shape != (num_candidates,):
-        raise ValueError(
-            f"{what}: fitness: expected one number for each candidate, [{num_candidates}], got {list(fitness.shape)}; "
-            "average the episodes of a candidate first"
-        )
+        _check.fail(ValueError, name, expected, list(fitness.shape), "average the episodes of a candidate first")
     example = tree.map(lambda x: x.expand(num_candidates, *x.shape), params)
     tree.check_like(candidates, example, f"{what}: candidates", "those of ask")
     matrix = rows(candidates)
@@ -153,68 +146,31 @@ def standardized(fitness: torch.Tensor) -> torch.Tensor:
     return centred / (centred.square().mean().sqrt() + 1e-8)
 
 
-def mirrored(key: torch.Tensor, mean: torch.Tensor, std: Any, num_candidates: int) -> torch.Tensor:
-    """Return N candidates [N, D] around a mean [D], the second half as far on the other side as the first."""
-    noise = random.normal(key, (num_candidates // 2, mean.shape[0]), dtype=mean.dtype)
-    return mean + std * torch.cat([noise, -noise])
-
-
-def ascend(optimizer: Optimizer, gradient: torch.Tensor, state: Any, mean: Any) -> tuple[Any, Any]:
-    """Let an optimizer, which minimises, move a mean along the gradient [D] of the fitness; return the mean and the optimizer's state."""
-    updates, state = optimizer.update(like_vector(-gradient, mean), state, mean)
-    return tree.map(lambda x, u: x + u, mean, updates), state
-
-
-def by_gradient(
-    what: str, kind: type, num_candidates: int, optimizer: Optimizer, sigma: Number, gradient: Callable[[torch.Tensor, torch.Tensor], Any]
+def around_mean(
+    what: str, kind: type, num_candidates: int, sigma: Number, first: Callable[..., Any], draw: Callable[..., Any], move: Callable[..., Any]
 ) -> Strategy:
-    """Make a strategy of mirrored candidates around a mean, which an optimizer moves along an estimate of the gradient of the fitness.
+    """Make a strategy of candidates around a mean, ``state.mean``, with which it acts.
 
     Args:
         what: the name of the strategy, for messages.
-        kind: the class of its state, of the mean and the optimizer's state.
-        num_candidates: N, even and at least 2.
-        optimizer: an :class:`funrl.optim.Optimizer`.
+        kind: the class of its state.
+        num_candidates: N, already checked.
         sigma: the standard deviation, above 0.
-        gradient: ``gradient(noise [N, D], fitness [N]) -> [D]``; the noise is in units of sigma.
+        first: ``first(mean, vector) -> state``, from the parameters where the search begins, also as a vector [D].
+        draw: ``draw(key, state, vector) -> [N, D]``, candidates.
+        move: ``move(state, vector, candidates [N, D], fitness [N]) -> state``.
     """
-    check_count(what, "num_candidates", num_candidates, 2, even=True)
-    check_optimizer(what, optimizer)
-    check_positive(what, "sigma", sigma)
+    _check.number(f"{what}: sigma", sigma, "(0, inf)", tensor=True)
 
     def init(key: torch.Tensor, params: Any) -> Any:
         mean = start(what, params)
-        return kind(mean, optimizer.init(mean))
+        return first(mean, tree.ravel(mean)[0])
 
     def ask(key: torch.Tensor, state: Any) -> tuple[Any, Any]:
-        return like_rows(mirrored(key, tree.ravel(state.mean)[0], sigma, num_candidates), state.mean), state
+        return like_rows(draw(key, state, tree.ravel(state.mean)[0]), state.mean), state
 
     def tell(state: Any, candidates: Any, fitness: torch.Tensor) -> Any:
         matrix, fitness = checked(what, state.mean, candidates, fitness, num_candidates)
-        noise = (matrix - tree.ravel(state.mean)[0]) / sigma
-        return kind(*ascend(optimizer, gradient(noise, fitness), state.optimizer, state.mean))
+        return move(state, tree.ravel(state.mean)[0], matrix, fitness)
 
     return guarded(what, kind, init, ask, tell, lambda state: state.mean)
-
-
-def check_count(what: str, name: str, value: Any, low: int, *, even: bool = False) -> None:
-    """Raise unless ``value`` is an integer of at least ``low``, and even if it has to be."""
-    _check.integer(f"{what}: {name}", value, low)
-    if even and value % 2:
-        _check.fail(ValueError, f"{what}: {name}", "an even number, as candidates come in mirrored pairs", value)
-
-
-def check_positive(what: str, name: str, value: Any) -> None:
-    """Raise unless ``value`` is a finite number above 0, or a floating-point tensor []."""
-    _check.number(f"{what}: {name}", value, "(0, inf)", tensor=True)
-
-
-def check_optimizer(what: str, optimizer: Any) -> None:
-    """Raise a TypeError unless ``optimizer`` is an :class:`funrl.optim.Optimizer`."""
-    remedy = "call the factory, as in optim.adam(1e-2)"
-    _check.instance(f"{what}: optimizer", optimizer, Optimizer, remedy, "a funrl.optim.Optimizer")
-
-
-def full(value: Number, like: torch.Tensor) -> torch.Tensor:
-    """Return a hyperparameter as a tensor [] of the dtype and device of ``like``."""
-    return torch.zeros((), dtype=like.dtype, device=like.device) + value

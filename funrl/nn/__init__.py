@@ -2,7 +2,7 @@
 
 from funrl.nn._compose import Keyed, chain, ensemble, keyed, sequential
 from funrl.nn._conv import conv, squash_dims
-from funrl.nn._heads import dueling, dueling_of as dueling_of, noisy_linear
+from funrl.nn._heads import dueling, dueling_of as dueling_of, noisy_linear, universal
 from funrl.nn._initializers import orthogonal, torch_default, variance_scaling
 from funrl.nn._mlp import activation_function as activation_function, mlp
 from funrl.nn._module import Module, OwnNet as OwnNet, from_module
@@ -11,7 +11,6 @@ from funrl.nn._norm import BatchNorm, batch_norm, dropout, layer_norm
 from funrl.nn._plain import from_state_dict, to_module, to_state_dict
 from funrl.nn._popart import PopArt, PopArtState as PopArtState, popart, select_task as select_task
 from funrl.nn._recurrent import LSTMCarry as LSTMCarry, Recurrent, gru, linear_recurrence, lstm, min_gru
-from funrl.nn._universal import universal
 from funrl.tree import describe
 
 __all__ = [

@@ -61,7 +61,7 @@ class Keyed(NamedTuple):
         apply: ``apply(params, entries) -> entries``: a new dict with the outputs of the network added; the given one is not changed.
         in_keys: the entries that it reads, in order.
         out_keys: the entries that it writes.
-        noisy: whether ``apply`` takes a key, ``apply(params, entries, key=key)``.
+        noisy: whether ``apply(params, entries, key=key)`` uses its key.
     """
 
     init: Callable[..., Any]
@@ -105,12 +105,10 @@ def keyed(net: Any, in_keys: Sequence[Key] | str, out_keys: Sequence[Key] | str)
     def apply(params: Any, entries: dict[str, Any], *, key: torch.Tensor | None = None) -> dict[str, Any]:
         output = _call(net, params, [_read(entries, k, "keyed.apply") for k in in_keys], key)
         for k, x in zip(out_keys, _outputs(output, out_keys), strict=True):
-            entries = _write(entries, k if isinstance(k, tuple) else (k,), x)
+            entries = _write(entries, _path(k), x)
         return entries
 
-    if net.noisy:
-        return Keyed(init, apply, in_keys, out_keys, True)
-    return Keyed(init, lambda params, entries: apply(params, entries), in_keys, out_keys)
+    return Keyed(init, apply, in_keys, out_keys, net.noisy)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,34 +146,23 @@ class Chain:
 
     @property
     def noisy(self) -> bool:
-        """True if a part takes a key."""
+        """True if a part uses a key."""
         return any(part.noisy for part in self.parts)
 
     def init(self, key: torch.Tensor, entries: dict[str, Any]) -> tuple[Any, ...]:
         """Return the parameters of all parts; ``entries`` is an example with all ``in_keys``."""
         self._check(entries, "chain.init")
-        params = []
-        for part, (init_key, noise_key) in zip(self.parts, random.split(key, (len(self), 2)), strict=True):
-            params.append(part.init(init_key, entries))
-            entries = _call(part, params[-1], [entries], noise_key)
-        return tuple(params)
+        return sequential(*self.parts).init(key, entries)
 
     def apply(self, params: tuple[Any, ...], entries: dict[str, Any], *, key: torch.Tensor | None = None) -> dict[str, Any]:
         """Return a new dict of ``entries`` and the outputs of the parts. A noisy part i gets key i of ``random.split(key, len(chain))``."""
         self._check(entries, "chain.apply")
-        _check.count("chain.apply: params", params, len(self), "parts", "make them with this chain's init")
-        for part, own, noise_key in zip(self.parts, params, _keys_for(key, len(self)), strict=True):
-            entries = _call(part, own, [entries], noise_key)
-        return entries
+        return sequential(*self.parts).apply(params, entries, key=key)
 
     def _check(self, entries: Any, what: str) -> None:
         for k in self.in_keys:
-            if not _has(entries, k):
-                place = next(i for i, part in enumerate(self.parts) if k in part.in_keys)
-                raise ValueError(
-                    f"{what}: part {place} reads {k!r}, which no part before it writes and the caller did not give; expected the entries "
-                    f"{list(self.in_keys)}, got {_names(entries)}; give it, or put a part before that has it in out_keys"
-                )
+            place = next(i for i, part in enumerate(self.parts) if k in part.in_keys)
+            _read(entries, k, f"{what}: part {place} reads {k!r}, which no part before it writes and the caller did not give")
 
 
 def chain(*parts: Any) -> Chain:
@@ -250,11 +237,8 @@ def ensemble(net: Any, n: int, *, inputs: str = "shared") -> Net:
         _check_members("ensemble.apply: params", params, n)
         if dim == 0:
             _check_members("ensemble.apply: x", xs, n)
-        if key is None or not net.noisy:
-            return torch.func.vmap(net.apply, (0, *(dim for _ in xs)))(params, *xs)
-        return torch.func.vmap(lambda params, key, *xs: net.apply(params, *xs, key=key), (0, 0, *(dim for _ in xs)))(
-            params, random.split(key, n), *xs
-        )
+        keys, each = (None, None) if key is None else (random.split(key, n), 0)
+        return torch.func.vmap(lambda key, params, *xs: _call(net, params, xs, key), (each, 0, *(dim for _ in xs)))(keys, params, *xs)
 
     return Net(init, apply, net.noisy)
 
@@ -304,25 +288,12 @@ def _among(k: Key, written: list[Key]) -> bool:
     return any(_path(w) == path[: len(_path(w))] for w in written)
 
 
-def _has(entries: Any, k: Key) -> bool:
-    for step in _path(k):
-        if not isinstance(entries, dict) or step not in entries:
-            return False
-        entries = entries[step]
-    return True
-
-
-def _names(entries: Any) -> Any:
-    return sorted(entries) if isinstance(entries, dict) else f"a {type(entries).__name__}"
-
-
 def _read(entries: Any, k: Key, what: str) -> Any:
     _check.instance(what, entries, dict, f"give {{{k!r}: ...}}", expected="a dict of entries")
-    if not _has(entries, k):
-        raise ValueError(f"{what}: expected an entry {k!r}, got {_names(entries)}; give it, or name another in in_keys")
-    for step in _path(k):
-        entries = entries[step]
-    return entries
+    try:
+        return tree.get(entries, k)
+    except ValueError:
+        raise ValueError(f"{what}: expected an entry {k!r}, got {sorted(entries)}; give it, or name another in in_keys") from None
 
 
 def _write(entries: dict[str, Any], path: tuple[str, ...], x: Any) -> dict[str, Any]:

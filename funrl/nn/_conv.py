@@ -93,10 +93,8 @@ def conv(
         for i, (out, kernel) in enumerate(zip(cells, kernels, strict=True)):
             size = [(n + 2 * paddings[i] - kernel) // strides[i] + 1 for n in size]
             if min(size) < 1:
-                raise ValueError(
-                    f"conv.init: example: expected images that are not smaller than the kernels, but of [..., H, W] = "
-                    f"{list(example.shape)} layer {i} with a kernel of {kernel} leaves nothing; give larger images or smaller kernels"
-                )
+                got = f"{list(example.shape)}, of which layer {i} with a kernel of {kernel} leaves nothing"
+                _check.fail(ValueError, "conv.init: example", "images that are not smaller than the kernels", got, "give larger ones")
             weight = make(keys[i], (out, channels, kernel, kernel), example.dtype, example.device)
             layers.append({"weight": weight, "bias": torch.zeros(out, dtype=example.dtype, device=example.device)})
             channels = out

@@ -168,37 +168,32 @@ def _evaluated(module: torch.nn.Module) -> torch.nn.Module:
     return hollow
 
 
-_DROPOUTS = (
-    torch.nn.Dropout,
-    torch.nn.Dropout1d,
-    torch.nn.Dropout2d,
-    torch.nn.Dropout3d,
-    torch.nn.AlphaDropout,
-    torch.nn.FeatureAlphaDropout,
-)
+# Dropout layers: how many last dimensions they drop together (None: all but two), and whether they keep mean and variance.
+_DROPOUTS = {
+    torch.nn.Dropout: (0, False),
+    torch.nn.Dropout1d: (1, False),
+    torch.nn.Dropout2d: (2, False),
+    torch.nn.Dropout3d: (3, False),
+    torch.nn.AlphaDropout: (0, True),
+    torch.nn.FeatureAlphaDropout: (None, True),
+}
 
 
 def _trained(module: torch.nn.Module) -> torch.nn.Module:
-    """Return a copy without values in which all dropout layers read keys from buffers."""
+    """Return a copy without values in which all dropout layers read a key, and count their draws from it, in buffers."""
     hollow = _hollow(module).train()
-    made: dict[int, torch.nn.Module] = {}
-    for part in list(hollow.modules()):
-        for name, child in part.named_children():
-            new = made.setdefault(id(child), _keyed_layer(child))
-            if new is not child:
-                setattr(part, name, new)
-    return _keyed_layer(hollow)
-
-
-def _keyed_layer(part: torch.nn.Module) -> torch.nn.Module:
-    if isinstance(part, _DROPOUTS) and part.p > 0:
-        return _Dropout(part)
-    if isinstance(part, torch.nn.MultiheadAttention) and part.dropout > 0 and part.bias_k is None and not part.add_zero_attn:
-        attention: Any = part
-        attention.__class__ = _Attention
-        attention.noise_rate, attention.dropout = part.dropout, 0.0
-        _add_key(attention)
-    return part
+    for part in hollow.modules():
+        layer: Any = part
+        kind = next((kind for kind in _DROPOUTS if isinstance(part, kind)), None)
+        if kind is not None and layer.p > 0:
+            layer.__class__, layer.rate, (layer.joint, layer.alpha) = _Dropout, float(layer.p), _DROPOUTS[kind]
+        elif isinstance(part, torch.nn.MultiheadAttention) and part.dropout > 0 and part.bias_k is None and not part.add_zero_attn:
+            layer.__class__, layer.rate, layer.dropout = _Attention, part.dropout, 0.0
+        else:
+            continue
+        for name in ("noise_key", "noise_count"):
+            part.register_buffer(name, torch.zeros((), dtype=torch.int64, device="meta"), persistent=False)
+    return hollow
 
 
 def _unkeyed(part: torch.nn.Module) -> bool:
@@ -206,12 +201,6 @@ def _unkeyed(part: torch.nn.Module) -> bool:
     if isinstance(part, torch.nn.MultiheadAttention):
         return part.dropout > 0 and not isinstance(part, _Attention)
     return isinstance(part, torch.nn.RReLU) or (isinstance(part, torch.nn.RNNBase) and part.dropout > 0)
-
-
-def _add_key(part: torch.nn.Module) -> None:
-    """Add buffers to a layer: a key, and a count of the draws from it."""
-    for name in ("noise_key", "noise_count"):
-        part.register_buffer(name, torch.zeros((), dtype=torch.int64, device="meta"), persistent=False)
 
 
 def _next_key(part: Any) -> torch.Tensor:
@@ -224,18 +213,12 @@ def _next_key(part: Any) -> torch.Tensor:
 class _Dropout(torch.nn.Module):
     """A dropout layer of torch that uses a key."""
 
-    def __init__(self, layer: Any):
-        super().__init__()
-        self.rate = float(layer.p)
-        kinds = {torch.nn.Dropout1d: 1, torch.nn.Dropout2d: 2, torch.nn.Dropout3d: 3}
-        # The number of last dimensions that are dropped together.
-        self.joint = next((n for kind, n in kinds.items() if isinstance(layer, kind)), 0)
-        self.features = isinstance(layer, torch.nn.FeatureAlphaDropout)
-        self.alpha = isinstance(layer, torch.nn.AlphaDropout | torch.nn.FeatureAlphaDropout)
-        _add_key(self)
+    rate: float
+    joint: int | None
+    alpha: bool
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        joint = x.ndim - 2 if self.features else self.joint
+        joint = x.ndim - 2 if self.joint is None else self.joint
         shape = (*x.shape[: x.ndim - joint], *(1 for _ in range(joint)))
         if self.rate == 1:
             return torch.zeros_like(x)
@@ -250,7 +233,7 @@ class _Dropout(torch.nn.Module):
 class _Attention(torch.nn.MultiheadAttention):
     """torch's attention, with dropout of its weights that uses a key."""
 
-    noise_rate: float
+    rate: float
 
     def forward(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *args: Any, **options: Any) -> Any:
         names = ("key_padding_mask", "need_weights", "attn_mask", "average_attn_weights", "is_causal")
@@ -258,8 +241,8 @@ class _Attention(torch.nn.MultiheadAttention):
         needed = {name: options.pop(name) for name in ("need_weights", "average_attn_weights")}
         weights: Any
         _, weights = super().forward(query, key, value, need_weights=True, average_attn_weights=False, **options)
-        keep = random.bernoulli(_next_key(self), 1 - self.noise_rate, tuple(weights.shape))
-        weights = torch.where(keep, weights / (1 - self.noise_rate), 0.0)  # [B, heads, L, S], or without B
+        keep = random.bernoulli(_next_key(self), 1 - self.rate, tuple(weights.shape))
+        weights = torch.where(keep, weights / (1 - self.rate), 0.0)  # [B, heads, L, S], or without B
         weight = self.v_proj_weight if self.in_proj_weight is None else self.in_proj_weight[-self.embed_dim :]
         bias = None if self.in_proj_bias is None else self.in_proj_bias[-self.embed_dim :]
         values = functional.linear(value, weight, bias).unflatten(-1, (self.num_heads, self.head_dim))

@@ -9,18 +9,8 @@ from torch.nn import functional
 from funrl import _check, tree
 from funrl.typing import Init
 
-_ACTIVATIONS = {
-    "elu": functional.elu,
-    "gelu": functional.gelu,
-    "leaky_relu": functional.leaky_relu,
-    "mish": functional.mish,
-    "relu": torch.relu,
-    "selu": functional.selu,
-    "sigmoid": torch.sigmoid,
-    "silu": functional.silu,
-    "softplus": functional.softplus,
-    "tanh": torch.tanh,
-}
+_NAMES = ("elu", "gelu", "leaky_relu", "mish", "relu", "selu", "sigmoid", "silu", "softplus", "tanh")
+_ACTIVATIONS = {name: getattr(torch if hasattr(torch, name) else functional, name) for name in _NAMES}
 
 
 class Net(NamedTuple):

@@ -16,9 +16,8 @@ A learning rate is a Python number, a 0-d tensor (built inside the function that
 or one of :mod:`funrl.schedules`: a function from the int64 count of earlier updates to a rate. Updates are differentiable.
 """
 
-from funrl.optim._clip_up import clip_up
 from funrl.optim._optimizer import Optimizer, apply_updates, chain, clip_by_global_norm, flatten, scale
-from funrl.optim._rules import adam, adamw, rmsprop, sgd
+from funrl.optim._rules import adam, adamw, clip_up, rmsprop, sgd
 from funrl.optim._surgery import pcgrad, project_conflicts
 from funrl.optim._targets import hard_update, soft_update
 from funrl.tree import global_norm

@@ -131,13 +131,16 @@ def clip_by_global_norm(max_norm: Number) -> Optimizer:
     _check.number("clip_by_global_norm: max_norm", max_norm, "(0, inf]", "use math.inf for no clipping", tensor=True)
 
     def update(grads: Any, state: Any, params: Any) -> tuple[Any, Any]:
-        norm = global_norm(grads)
-        # A comparison with NaN is False, so that NaN reaches all leaves unless the bound is infinity.
-        within = (norm <= max_norm) | (torch.as_tensor(max_norm, device=norm.device) == math.inf)
-        factor = torch.where(within, 1.0, max_norm / torch.where(within, 1.0, norm))
+        factor = shrinking(global_norm(grads), max_norm)
         return tree.map(lambda g: (factor.to(wide(g).dtype) * g).to(g.dtype), grads), state
 
     return Optimizer(lambda params: (), update)
+
+
+def shrinking(norm: torch.Tensor, limit: Number) -> torch.Tensor:
+    """Return the factor, at most 1, that brings a norm to at most ``limit``; it is NaN for a NaN unless the limit is infinity."""
+    within = (norm <= limit) | (torch.as_tensor(limit, device=norm.device) == math.inf)
+    return torch.where(within, 1.0, limit / torch.where(within, 1.0, norm))
 
 
 def wide(x: torch.Tensor) -> torch.Tensor:

@@ -1,13 +1,15 @@
-"""The rules: gradient descent with momentum, Adam and RMSProp."""
+"""The rules: gradient descent with momentum, Adam, RMSProp and ClipUp."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from funrl import _check, tree
-from funrl.optim._optimizer import Number, Optimizer, like, wide
+from funrl.optim._optimizer import Number, Optimizer, like, shrinking, wide
 from funrl.schedules import Schedule
+from funrl.tree import global_norm
 
 
 @tree.dataclass
@@ -53,6 +55,19 @@ class RMSPropState:
     momentum: Any
 
 
+@tree.dataclass
+class ClipUpState(tree.Replaceable):
+    """State of :func:`clip_up`.
+
+    Attributes:
+        count: int64 [], the number of updates so far.
+        velocity: a tree like the parameters, in float32 if these are in half precision; minus the last update.
+    """
+
+    count: torch.Tensor
+    velocity: Any
+
+
 def sgd(learning_rate: Number | Schedule, momentum: Number = 0.0, nesterov: bool = False) -> Optimizer:
     r"""Make stochastic gradient descent, with optional momentum.
 
@@ -79,25 +94,19 @@ def sgd(learning_rate: Number | Schedule, momentum: Number = 0.0, nesterov: bool
     Reference: I. Sutskever, J. Martens, G. Dahl, G. Hinton, "On the importance of initialization and momentum in deep
         learning", ICML 2013; the sum is scaled as in torch.optim.
     """
-    _check_rate("sgd", learning_rate)
     _check.number("sgd: momentum", momentum, "[0, 1)", tensor=True)
     heavy = isinstance(momentum, torch.Tensor) or momentum > 0
     if nesterov and not heavy:
         raise ValueError("sgd: nesterov: expected momentum above 0 with it, got 0; give momentum=0.9")
 
-    def init(params: Any) -> SGDState:
-        return SGDState(_count("sgd", params), _zeros(params) if heavy else ())
-
-    def update(grads: Any, state: SGDState, params: Any) -> tuple[Any, SGDState]:
-        tree.check_like(grads, params, "sgd: grads", "params")
+    def update(rate: Number, grads: Any, state: SGDState, params: Any) -> tuple[Any, SGDState]:
         total, step = (), grads
         if heavy:
-            total = tree.map(lambda m, g: _without_subnormals(like(momentum, g) * m + g), state.momentum, grads)
+            total = tree.map(lambda m, g: without_subnormals(like(momentum, g) * m + g), state.momentum, grads)
             step = tree.map(lambda m, g: like(momentum, g) * m + g, total, grads) if nesterov else total
-        rate = _rate(learning_rate, state.count)
         return tree.map(lambda s: -like(rate, s) * s, step), SGDState(state.count + 1, total)
 
-    return Optimizer(init, update)
+    return rule("sgd", learning_rate, lambda count, params: SGDState(count, _zeros(params) if heavy else ()), update)
 
 
 def adam(learning_rate: Number | Schedule, b1: Number = 0.9, b2: Number = 0.999, eps: Number = 1e-8) -> Optimizer:
@@ -182,46 +191,83 @@ def rmsprop(learning_rate: Number | Schedule, decay: Number = 0.99, eps: Number 
 
     Reference: T. Tieleman, G. Hinton, "Lecture 6.5 - RMSProp", COURSERA: Neural Networks for Machine Learning, 2012.
     """
-    _check_rate("rmsprop", learning_rate)
     _check.number("rmsprop: decay", decay, "[0, 1)", tensor=True)
     _check.number("rmsprop: eps", eps, "[0, inf]", tensor=True)
     _check.number("rmsprop: momentum", momentum, "[0, 1)", tensor=True)
     heavy = isinstance(momentum, torch.Tensor) or momentum > 0
 
-    def init(params: Any) -> RMSPropState:
-        return RMSPropState(_count("rmsprop", params), _wide_zeros(params), _wide_zeros(params) if heavy else ())
+    def init(count: torch.Tensor, params: Any) -> RMSPropState:
+        return RMSPropState(count, wide_zeros(params), wide_zeros(params) if heavy else ())
 
-    def update(grads: Any, state: RMSPropState, params: Any) -> tuple[Any, RMSPropState]:
-        tree.check_like(grads, params, "rmsprop: grads", "params")
+    def update(rate: Number, grads: Any, state: RMSPropState, params: Any) -> tuple[Any, RMSPropState]:
         widened = tree.map(wide, grads)
-        square = tree.map(lambda v, g: _without_subnormals(like(decay, g) * v + (1 - like(decay, g)) * g.square()), state.square, widened)
+        square = tree.map(lambda v, g: without_subnormals(like(decay, g) * v + (1 - like(decay, g)) * g.square()), state.square, widened)
         step = tree.map(lambda g, v: g / (_above_zero(v).sqrt() + like(eps, g)), widened, square)
         total = ()
         if heavy:
-            step = total = tree.map(lambda m, s: _without_subnormals(like(momentum, s) * m + s), state.momentum, step)
-        rate = _rate(learning_rate, state.count)
+            step = total = tree.map(lambda m, s: without_subnormals(like(momentum, s) * m + s), state.momentum, step)
         updates = tree.map(lambda s, g: (-like(rate, s) * s).to(g.dtype), step, grads)
         return updates, RMSPropState(state.count + 1, square, total)
 
-    return Optimizer(init, update)
+    return rule("rmsprop", learning_rate, init, update)
+
+
+def clip_up(learning_rate: Number | Schedule, momentum: Number = 0.9, max_speed: Number | None = None) -> Optimizer:
+    r"""Make ClipUp: the gradient counts by its direction alone, and no update is longer than ``max_speed``.
+
+    .. math:: v' = \mu v_{t-1} + \alpha_t \frac{g_t}{\lVert g_t \rVert}, \qquad
+        v_t = v' \min\left(1, \frac{v_{max}}{\lVert v' \rVert}\right), \qquad \Delta_t = -v_t
+
+    Norms are over all leaves. A gradient of 0 adds nothing. It is for gradients that are as noisy as those of evolution strategies.
+
+    Args:
+        learning_rate: alpha, at least 0: a number, a tensor [] or a schedule.
+        momentum: mu in [0, 1), a number or a tensor [].
+        max_speed: v_max, above 0, a number or a tensor []; None: twice the learning rate, the paper's choice.
+
+    Raises:
+        ValueError: if a Python number is outside its range.
+        TypeError: if a hyperparameter is neither a number nor a floating-point tensor [] (nor a schedule).
+
+    Example:
+        >>> import torch
+        >>> opt, params = clip_up(0.5), torch.zeros(2)
+        >>> state = opt.init(params)
+        >>> for _ in range(3):
+        ...     update, state = opt.update(torch.tensor([30.0, 40.0]), state, params)
+        >>> update  # of length 1, twice the learning rate
+        tensor([-0.6000, -0.8000])
+
+    Reference: N. E. Toklu, P. Liskowski, R. K. Srivastava, "ClipUp: A Simple and Powerful Optimizer for Distribution-based Policy
+        Evolution", 2020, arXiv:2008.02387, algorithm 1.
+    """
+    _check.number("clip_up: momentum", momentum, "[0, 1)", tensor=True)
+    if max_speed is not None:
+        _check.number("clip_up: max_speed", max_speed, "(0, inf]", "use math.inf for no limit", tensor=True)
+
+    def update(rate: Number, grads: Any, state: ClipUpState, params: Any) -> tuple[Any, ClipUpState]:
+        limit = 2 * rate if max_speed is None else max_speed
+        wide_grads = tree.map(wide, grads)
+        norm = global_norm(wide_grads)
+        factor = rate / torch.where(norm == 0, 1.0, norm)
+        velocity = tree.map(lambda v, g: like(momentum, g) * v + factor.to(g.dtype) * g, state.velocity, wide_grads)
+        shrink = shrinking(global_norm(velocity), limit)
+        velocity = tree.map(lambda v: without_subnormals(shrink.to(v.dtype) * v), velocity)
+        return tree.map(lambda v, g: (-v).to(g.dtype), velocity, grads), ClipUpState(state.count + 1, velocity)
+
+    return rule("clip_up", learning_rate, lambda count, params: ClipUpState(count, wide_zeros(params)), update)
 
 
 def _adam(name: str, learning_rate: Number | Schedule, b1: Number, b2: Number, eps: Number, weight_decay: Number | None) -> Optimizer:
-    _check_rate(name, learning_rate)
     _check.number(f"{name}: b1", b1, "[0, 1)", tensor=True)
     _check.number(f"{name}: b2", b2, "[0, 1)", tensor=True)
     _check.number(f"{name}: eps", eps, "[0, inf]", tensor=True)
 
-    def init(params: Any) -> AdamState:
-        return AdamState(_count(name, params), _wide_zeros(params), _wide_zeros(params))
-
-    def update(grads: Any, state: AdamState, params: Any) -> tuple[Any, AdamState]:
-        tree.check_like(grads, params, f"{name}: grads", "params")
+    def update(rate: Number, grads: Any, state: AdamState, params: Any) -> tuple[Any, AdamState]:
         count = state.count + 1
         widened = tree.map(wide, grads)
-        mean = tree.map(lambda m, g: _without_subnormals(like(b1, g) * m + (1 - like(b1, g)) * g), state.mean, widened)
-        square = tree.map(lambda v, g: _without_subnormals(like(b2, g) * v + (1 - like(b2, g)) * g.square()), state.square, widened)
-        rate = _rate(learning_rate, state.count)
+        mean = tree.map(lambda m, g: without_subnormals(like(b1, g) * m + (1 - like(b1, g)) * g), state.mean, widened)
+        square = tree.map(lambda v, g: without_subnormals(like(b2, g) * v + (1 - like(b2, g)) * g.square()), state.square, widened)
 
         def step(m: torch.Tensor, v: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
             first, second = _bias_correction(b1, count, m.dtype), _bias_correction(b2, count, m.dtype)
@@ -232,10 +278,35 @@ def _adam(name: str, learning_rate: Number | Schedule, b1: Number, b2: Number, e
 
         return tree.map(step, mean, square, params), AdamState(count, mean, square)
 
-    return Optimizer(init, update)
+    return rule(name, learning_rate, lambda count, params: AdamState(count, wide_zeros(params), wide_zeros(params)), update)
 
 
-def _without_subnormals(x: torch.Tensor) -> torch.Tensor:
+def rule(name: str, learning_rate: Number | Schedule, init: Callable[..., Any], update: Callable[..., Any]) -> Optimizer:
+    """Make an optimiser with a count of its updates and a learning rate.
+
+    Args:
+        name: of the factory, for messages.
+        learning_rate: a schedule, a finite number of at least 0, or a tensor [].
+        init: ``init(count, params) -> state``.
+        update: ``update(rate, grads, state, params) -> (updates, state)``.
+    """
+    if not callable(learning_rate):
+        _check.number(f"{name}: learning_rate", learning_rate, "[0, inf)", tensor=True)
+
+    def start(params: Any) -> Any:
+        leaves = _check.some(f"{name}: params", tree.leaves(params), "leaf")
+        for path, x in zip(tree.paths(params), leaves, strict=True):
+            _check.floating(f"{name}: params: leaf {path}", x, "keep integers and other constants out of params")
+        return init(torch.zeros((), dtype=torch.int64, device=leaves[0].device), params)
+
+    def checked(grads: Any, state: Any, params: Any) -> tuple[Any, Any]:
+        tree.check_like(grads, params, f"{name}: grads", "params")
+        return update(learning_rate(state.count) if callable(learning_rate) else learning_rate, grads, state, params)
+
+    return Optimizer(start, checked)
+
+
+def without_subnormals(x: torch.Tensor) -> torch.Tensor:
     """Return x with 0 instead of subnormal numbers, with which a processor is a hundred times slower.
 
     The means of a weight whose gradient stays 0, such as that of a unit that is never active, decay to subnormal numbers. In half
@@ -249,7 +320,7 @@ def _above_zero(square: torch.Tensor) -> torch.Tensor:
     return square.clamp(min=torch.finfo(square.dtype).tiny)
 
 
-def _wide_zeros(params: Any) -> Any:
+def wide_zeros(params: Any) -> Any:
     return tree.map(wide, _zeros(params))
 
 
@@ -259,24 +330,5 @@ def _bias_correction(b: Number, count: torch.Tensor, dtype: torch.dtype) -> torc
     return -torch.expm1(count.to(dtype) * log_b)
 
 
-def _rate(learning_rate: Number | Schedule, count: torch.Tensor) -> Number:
-    return learning_rate(count) if callable(learning_rate) else learning_rate
-
-
 def _zeros(params: Any) -> Any:
     return tree.map(lambda p: torch.zeros_like(p, memory_format=torch.contiguous_format), params)
-
-
-def _count(name: str, params: Any) -> torch.Tensor:
-    """Check the parameters, and return the count 0 on their device."""
-    leaves = tree.leaves(params)
-    _check.some(f"{name}: params", leaves, "leaf")
-    for path, x in zip(tree.paths(params), leaves, strict=True):
-        _check.floating(f"{name}: params: leaf {path}", x, "keep integers and other constants out of params")
-    return torch.zeros((), dtype=torch.int64, device=leaves[0].device)
-
-
-def _check_rate(name: str, x: Any) -> None:
-    """Check a learning rate: a schedule, a finite number of at least 0, or a tensor []."""
-    if not callable(x):
-        _check.number(f"{name}: learning_rate", x, "[0, inf)", tensor=True)

@@ -8,8 +8,8 @@ from torch.func import vmap
 
 import funrl
 from funrl import buffers, random, tree
+from funrl.buffers._buffer import FRESH, IN_PLACE
 from funrl.buffers._sums import find, put, sum_tree, total
-from funrl.buffers._writing import FRESH, IN_PLACE
 
 KEY = random.key(0)
 
