@@ -176,9 +176,9 @@ def check_dataset(what: str, dataset: Any) -> Dataset:
         >>> check_dataset("top", "data.npz")
         Traceback (most recent call last):
         ...
-        TypeError: top: dataset: expected a Dataset, got a str; datasets.open_dataset opens files, and a stream has a dataset
+        TypeError: top: dataset: expected a Dataset, got a str; datasets.open_dataset opens files, and of a stream give stream.dataset
     """
-    return _check.instance(f"{what}: dataset", dataset, Dataset, "datasets.open_dataset opens files, and a stream has a dataset")
+    return _check.instance(f"{what}: dataset", dataset, Dataset, "datasets.open_dataset opens files, and of a stream give stream.dataset")
 
 
 def spaces_of(what: str, spaces: Any) -> tuple[Any, Any]:

@@ -10,7 +10,6 @@ from funrl.algos import (
     Learned,
     apply_gradients,
     batchwise,
-    configure,
     critic_member,
     init_actor_critic,
     q_ensemble,
@@ -20,7 +19,7 @@ from funrl.algos.off_policy import Learner
 from funrl.env import AnyEnv, Transition
 from funrl.losses import ActorCritic, advantage_weighted_loss, awac_critic_loss
 from funrl.nn import OwnNet
-from funrl.offline import _online as online_skeleton, _skeleton as skeleton
+from funrl.offline import _skeleton as skeleton
 from funrl.offline._dataset import Dataset
 from funrl.offline._online import OnlineConfig
 from funrl.offline._parts import gaussian_actor, gaussian_policy
@@ -78,10 +77,7 @@ def make(
     Reference: A. Nair, A. Gupta, M. Dalal, S. Levine, "AWAC: Accelerating Online Reinforcement Learning with Offline Datasets", 2020,
         arXiv:2006.09359, algorithm 1. The value of a state is estimated by the critics at one action of the policy.
     """
-    nets = {"actor": actor, "critic": critic}
-    config, given = configure(AWACConfig, options, optimizer=optimizer, **nets)
-    env = skeleton.environment("awac", env, dataset)
-    return skeleton.make("awac", env, dataset, config, _learner(env, config, optimizer, **nets), given)
+    return skeleton.build("awac", AWACConfig, env, dataset, _learner, options, optimizer, {"actor": actor, "critic": critic})
 
 
 def online(
@@ -107,10 +103,7 @@ def online(
         >>> algo.step(funrl.random.key(1), algo.init(funrl.random.key(0)))[1]["steps"]
         tensor(8)
     """
-    nets = {"actor": actor, "critic": critic}
-    config, given = configure(AWACOnlineConfig, options, optimizer=optimizer, **nets)
-    env = skeleton.environment("awac_online", env, dataset)
-    return online_skeleton.make("awac_online", env, dataset, config, _learner(env, config, optimizer, **nets), given)
+    return skeleton.build("awac_online", AWACOnlineConfig, env, dataset, _learner, options, optimizer, {"actor": actor, "critic": critic})
 
 
 def _learner(env: AnyEnv, config: Any, optimizer: Any, *, actor: Any, critic: Any) -> Learner:

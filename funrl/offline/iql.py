@@ -5,13 +5,12 @@ from typing import Any
 
 import torch
 
-from funrl import _check, nn, random, tree
+from funrl import _check, nn, random, schedules, tree
 from funrl.algos import (
     Algorithm,
     Learned,
     apply_gradients,
     batchwise,
-    configure,
     critic_member,
     q_ensemble,
     start_optimizer,
@@ -20,10 +19,10 @@ from funrl.algos.off_policy import Learner
 from funrl.env import AnyEnv, Transition
 from funrl.losses import advantage_weighted_loss, iql_critic_loss, iql_value_loss
 from funrl.nn import OwnNet
-from funrl.offline import _online as online_skeleton, _skeleton as skeleton
+from funrl.offline import _skeleton as skeleton
 from funrl.offline._dataset import Dataset
 from funrl.offline._online import OnlineConfig
-from funrl.offline._parts import cosine, gaussian_actor, gaussian_policy
+from funrl.offline._parts import gaussian_actor, gaussian_policy
 from funrl.offline._skeleton import Data, EnvOrSpaces, OfflineConfig
 from funrl.optim import Optimizer, soft_update
 
@@ -106,9 +105,7 @@ def make(
     Reference: I. Kostrikov, A. Nair, S. Levine, "Offline Reinforcement Learning with Implicit Q-Learning", 2021, arXiv:2110.06169.
     """
     nets = {"actor": actor, "critic": critic, "value": value}
-    config, given = configure(IQLConfig, options, optimizer=optimizer, **nets)
-    env = skeleton.environment("iql", env, dataset)
-    return skeleton.make("iql", env, dataset, config, _learner(env, config, optimizer, **nets), given)
+    return skeleton.build("iql", IQLConfig, env, dataset, _learner, options, optimizer, nets)
 
 
 def online(
@@ -146,9 +143,7 @@ def online(
         tensor(4)
     """
     nets = {"actor": actor, "critic": critic, "value": value}
-    config, given = configure(IQLOnlineConfig, options, optimizer=optimizer, **nets)
-    env = skeleton.environment("iql_online", env, dataset)
-    return online_skeleton.make("iql_online", env, dataset, config, _learner(env, config, optimizer, **nets), given)
+    return skeleton.build("iql_online", IQLOnlineConfig, env, dataset, _learner, options, optimizer, nets)
 
 
 def _learner(env: AnyEnv, config: Any, optimizer: Any, *, actor: Any, critic: Any, value: Any) -> Learner:
@@ -180,7 +175,7 @@ def _learner(env: AnyEnv, config: Any, optimizer: Any, *, actor: Any, critic: An
         gradient, (_, further) = torch.func.grad_and_value(advantage_weighted_loss, has_aux=True)(
             network.actor, advantage, batch, actor=policy.apply, weight=weight, **weights
         )
-        actor_rate = cosine(hparams, learned.num_updates, hparams.decay_updates)
+        actor_rate = schedules.cosine(rate, 0.0, hparams.decay_updates)(learned.num_updates)
         learned = apply_gradients(learned, gradient, actor_rate, optimizer, part="actor")
         gradient, (_, last) = torch.func.grad_and_value(iql_critic_loss, has_aux=True)(
             network.critic, learned.network.value, batch, gamma=gamma, weight=weight, **networks
