@@ -9,7 +9,7 @@ import torch
 
 from funrl import tree
 from funrl.env import Transition
-from funrl.offline._dataset import Dataset, from_transitions
+from funrl.offline._dataset import Dataset, follows, from_transitions
 
 _NUMBERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _NUMBERS += (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -161,7 +161,7 @@ def from_arrays(
                           next_observation=made["next_observation"])  # fmt: skip
         notes: tuple[str, ...] = ()
         if end is None and len(reward):
-            end = _breaks(rows)
+            end = torch.cat([~follows(rows, _close), terminated.new_zeros(1)])
             count = int((end & ~rows.done)[:-1].sum())
             text = f"{count} of {len(reward)} rows have another successor than the next row and no flag; a piece ends at each"
             if count:
@@ -187,13 +187,8 @@ def from_arrays(
     )
 
 
-def _breaks(rows: Transition) -> torch.Tensor:
-    """Return where the next row is not the successor, bool [N]; rounding in the file is no break."""
-    broken = torch.zeros_like(rows.terminated)
-    for after, before in zip(tree.leaves(rows.next_observation), tree.leaves(rows.observation), strict=True):
-        same = torch.isclose(after[:-1].double(), before[1:].double(), rtol=1e-4, atol=1e-5).reshape(len(broken) - 1, -1).all(1)
-        broken = torch.cat([broken[:-1] | ~same, broken[-1:]])
-    return broken
+def _close(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return torch.isclose(x.double(), y.double(), rtol=1e-4, atol=1e-5)  # rounding in the file is no break
 
 
 def _check_lengths(place: str, columns: Mapping[str, Any]) -> None:

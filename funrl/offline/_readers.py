@@ -62,7 +62,7 @@ def d4rl(
     with _hdf5(path) as file:
         found = rename(str(path), _entries(str(path), file), needed=("observation", "action", "reward", "terminated"))
         parts = _parts(str(path), found, spaces, dtype, rows)
-        return save(parts, folder) if folder is not None else _joined(parts)
+        return save(parts, folder) if folder is not None else merge(*parts)
 
 
 @contextlib.contextmanager
@@ -231,11 +231,11 @@ def directory(
         first = _file(files[0], None, dtype)
         spaces = (first.observation_space, first.action_space)
     parts = (_file(file, spaces, dtype) for file in files)
-    return save(parts, folder) if folder is not None else _joined(parts)
+    return save(parts, folder) if folder is not None else merge(*parts)
 
 
 def _file(path: Path, spaces: Any, dtype: torch.dtype | None) -> Dataset:
-    arrays = _npz(path) if path.suffix == ".npz" else _safetensors(path)
+    arrays = _npz(path) if path.suffix == ".npz" else tree.flatten_keys(tree.load(path))
     found = rename(str(path), _nested(str(path), arrays), needed=("observation", "action", "reward"))
     columns = columns_of(str(path), found, dtype)
     first = tree.leaves(columns["observation"])
@@ -268,11 +268,3 @@ def _npz(path: str | os.PathLike) -> dict[str, Any]:
                 return {name: file[name] for name in file.files}
         except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, AttributeError, TypeError) as error:
             raise ValueError(f"{path}: the file is truncated, damaged or no npz file ({error}); restore a copy") from None
-
-
-def _safetensors(path: Path) -> dict[str, Any]:
-    return tree.flatten_keys(tree.load(path))
-
-
-def _joined(parts: Iterator[Dataset]) -> Dataset:
-    return merge(*parts)
