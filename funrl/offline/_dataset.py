@@ -109,8 +109,7 @@ def from_transitions(
     done = transition.done
     if end is None:
         end = done
-    if not isinstance(end, torch.Tensor) or end.dtype != torch.bool or end.shape != done.shape:
-        raise ValueError(f"{what}: end: expected bool {list(done.shape)}, one flag a row, got {tree.describe_leaf(end)}")
+    _check.flag(f"{what}: end", end, "give one flag a row", shape=done.shape)
     _check_values(what, transition, seen, chosen)
     end = end | done
     if not bool(end.any()):
@@ -149,9 +148,7 @@ def from_rollouts(batches: Transition | Iterable[Transition], *, spaces: Any, wh
     batches = list(_check.instance(f"{what}: batches", given, Iterable, remedy, "batches of transitions"))
     for batch in batches:
         _check.instance(f"{what}: batches", batch, Transition, remedy, "a funrl.env.Transition")
-    if not batches:
-        raise ValueError(f"{what}: batches: expected at least one batch of transitions, got none; record some steps first")
-    whole = tree.cat(batches)
+    whole = tree.cat(_check.some(f"{what}: batches", batches, "batch of transitions", "record some steps first"))
     if whole.reward.ndim != 2:
         got = list(whole.reward.shape)
         raise ValueError(f"{what}: batches: expected leaves [T, B, ...], got a reward {got}; tree.unsqueeze gives [T] a dimension B of 1")
@@ -188,17 +185,15 @@ def spaces_of(what: str, spaces: Any) -> tuple[Any, Any]:
         >>> spaces_of("bc", 3)
         Traceback (most recent call last):
         ...
-        TypeError: bc: expected an Env, or the pair of the spaces of observations and actions, got a int; funrl.envs.make makes an Env
+        TypeError: bc: expected an Env, or the pair of the spaces of observations and actions, got an int; funrl.envs.make makes an Env
     """
     if isinstance(spaces, AnyEnv):
         return spaces.observation_space, spaces.action_space
     kinds = Box | Discrete | Binary | Dict | Tuple
     if isinstance(spaces, tuple) and len(spaces) == 2 and isinstance(spaces[0], kinds) and hasattr(spaces[1], "sample"):
         return spaces
-    raise TypeError(
-        f"{what}: expected an Env, or the pair of the spaces of observations and actions, got a {type(spaces).__name__}; "
-        "funrl.envs.make makes an Env"
-    )
+    expected = "an Env, or the pair of the spaces of observations and actions"
+    _check.fail(TypeError, what, expected, _check.describe(spaces), "funrl.envs.make makes an Env")
 
 
 def infer_space(x: Any, *, action: bool = False) -> Any:

@@ -89,11 +89,11 @@ def columns_of(place: str, columns: Mapping[str, Any], dtype: torch.dtype | None
     return result
 
 
-def check_single_numbers(place: str, columns: Mapping[str, Any]) -> None:
-    """Raise unless rewards and flags are columns [N] or [N, 1].
+def check_rows(place: str, columns: Mapping[str, Any], reward: str = "the reward has") -> None:
+    """Raise unless rewards and flags are columns [N] or [N, 1], and all columns have as many rows as ``reward`` says.
 
     Example:
-        >>> check_single_numbers("a.npz", {"reward": np.ones((2, 3))})
+        >>> check_rows("a.npz", {"reward": np.ones((2, 3))})
         Traceback (most recent call last):
         ...
         ValueError: a.npz: reward: expected a column [N], one number a row, got [2, 3]
@@ -103,6 +103,12 @@ def check_single_numbers(place: str, columns: Mapping[str, Any]) -> None:
         if x is not None and (isinstance(x, dict) or not x.shape or tuple(x.shape[1:]) not in ((), (1,))):
             got = f"a group with {sorted(x)}" if isinstance(x, dict) else list(x.shape)
             raise ValueError(f"{place}: {name}: expected a column [N], one number a row, got {got}")
+    for name, part in columns.items():
+        for path, x in zip(tree.paths(part), tree.leaves(part), strict=True):
+            got = len(x) if x.ndim else None
+            if got != (size := len(columns["reward"])):
+                where = name if path == "(the whole tree)" else name + path
+                raise ValueError(f"{place}: {where}: expected {size} rows, as {reward}, got {got}; the file is cut off or mixed")
 
 
 def _flags(what: str, x: torch.Tensor) -> torch.Tensor:
@@ -149,11 +155,10 @@ def from_arrays(
         (tensor([1., 1., 3.]), tensor([False,  True,  True]), ('1 of 4 rows were dropped, as their successors are not in the data',))
     """
     made = columns_of(place, columns, dtype)
-    check_single_numbers(place, made)
+    check_rows(place, made)
     reward = made["reward"]
     none = torch.zeros(reward.shape, dtype=torch.bool)
     terminated, truncated = made.get("terminated", none), made.get("truncated", none)
-    _check_lengths(place, made)
     end = made.pop("end", None)
     parts = {"terminated": terminated, "truncated": truncated, "extras": {}, "place": ()}
     if "next_observation" in made:
@@ -189,16 +194,3 @@ def from_arrays(
 
 def _close(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return torch.isclose(x.double(), y.double(), rtol=1e-4, atol=1e-5)  # rounding in the file is no break
-
-
-def _check_lengths(place: str, columns: Mapping[str, Any]) -> None:
-    lengths = {
-        (name, path): (len(x) if x.ndim else None)
-        for name, part in columns.items()
-        for path, x in zip(tree.paths(part), tree.leaves(part), strict=True)
-    }
-    expected = len(columns["reward"]) if columns["reward"].ndim else None
-    for (name, path), length in lengths.items():
-        if length != expected:
-            where = name if path == "(the whole tree)" else name + path
-            raise ValueError(f"{place}: {where}: expected {expected} rows, as the reward has, got {length}; the file is cut off or mixed")

@@ -14,7 +14,7 @@ from funrl import _check, tree
 from funrl.env import Transition
 from funrl.offline._dataset import Dataset, from_transitions
 from funrl.offline._files import save
-from funrl.offline._layouts import check_single_numbers, columns_of, from_arrays, rename
+from funrl.offline._layouts import check_rows, columns_of, from_arrays, rename
 from funrl.offline._views import merge
 
 
@@ -93,13 +93,8 @@ def _entries(place: str, group: Any) -> dict[str, Any]:
 
 def _parts(place: str, found: dict[str, Any], spaces: Any, dtype: torch.dtype | None, rows: int) -> Iterator[Dataset]:
     """Yield parts of a file that end with episodes; the last one ends with the file."""
-    check_single_numbers(place, found)
-    lengths = {name: len(x) for name, value in found.items() for x in tree.leaves(value)}
+    check_rows(place, found, "the rewards have")
     size = len(found["reward"])
-    short = [name for name, length in lengths.items() if length != size]
-    if short:
-        got = lengths[short[0]]
-        raise ValueError(f"{place}: {short[0]}: expected {size} rows, as the rewards have, got {got}; the file is cut off or mixed")
     ends = np.asarray(found["terminated"]).reshape(size) != 0
     if "truncated" in found:
         ends = ends | (np.asarray(found["truncated"]).reshape(size) != 0)

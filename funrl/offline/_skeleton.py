@@ -68,15 +68,11 @@ def environment(what: str, place: Any, dataset: Any) -> AnyEnv:
     seen, chosen = spaces_of(f"{what}: env", place)
     if dataset is not None:
         source = dataset.dataset if isinstance(dataset, Stream) else dataset
-        if not isinstance(source, Dataset):
-            raise TypeError(
-                f"{what}: dataset: expected a Dataset of funrl.offline.datasets, got a {type(dataset).__name__}; "
-                "datasets.open_dataset opens files"
-            )
+        remedy = "datasets.open_dataset opens files"
+        _check.instance(f"{what}: dataset", source, Dataset, remedy, "a Dataset of funrl.offline.datasets")
         pairs = (("observations", seen, source.transition.observation), ("actions", chosen, source.transition.action))
         for name, space, rows in pairs:
-            shape = None if not hasattr(space, "spaces") and isinstance(rows, torch.Tensor) else ()
-            if shape is None and tuple(rows.shape[1:]) != tuple(space.shape):
+            if isinstance(rows, torch.Tensor) and not hasattr(space, "spaces") and tuple(rows.shape[1:]) != tuple(space.shape):
                 raise ValueError(f"{what}: dataset: expected {name} as in {space}, got rows of shape {list(rows.shape[1:])}")
         discrete = isinstance(chosen, Discrete)
         action = source.transition.action

@@ -165,9 +165,7 @@ def merge(*datasets: Dataset) -> Dataset:
         >>> merge(data, data).size
         4
     """
-    if not datasets:
-        raise ValueError("merge: datasets: expected at least one, got none")
-    for data in datasets:
+    for data in _check.some("merge: datasets", datasets, "data set"):
         check_dataset("merge", data)
     first = datasets[0]
     for other in datasets[1:]:
