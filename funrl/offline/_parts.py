@@ -10,6 +10,7 @@ from funrl.algos import (
     Learned,
     apply_gradients,
     batchwise,
+    critic_member,
     deterministic_actor,
     half_width,
     init_actor_critic,
@@ -99,8 +100,31 @@ def no_schedule(hparams: Any, num_steps: torch.Tensor) -> tuple[torch.Tensor, An
     return torch.zeros_like(hparams.gamma), ()
 
 
+def actor_and_critics(build: Any, env: AnyEnv, config: Any, actor: OwnNet, critic: OwnNet, size: int = 1) -> tuple[nn.Net, nn.Net]:
+    """Make the actor and the ensemble of critics of nets of the user, or as the configuration says.
+
+    Args:
+        build: makes the actor, such as :func:`gaussian_actor`.
+        env: the environment, with continuous actions [A].
+        config: a configuration with ``num_cells`` and ``activation``, and perhaps ``num_critics``, which are 2 else.
+        actor: the net of the actor, from observations to [N, ``size`` A]; None: a multi-layer perceptron.
+        critic: the net of one critic; None: a multi-layer perceptron.
+        size: the number of parameters of the distribution of one action dimension.
+
+    Example:
+        >>> import funrl
+        >>> env, config = funrl.envs.make("Pendulum-v1"), funrl.offline.OfflineConfig()
+        >>> policy, critics = actor_and_critics(gaussian_actor, env, config, None, None)
+        >>> critics.apply(critics.init(funrl.random.key(0), torch.zeros(3), torch.zeros(1)), torch.zeros(3), torch.zeros(1)).shape
+        torch.Size([2])
+    """
+    space, seen, num_critics = env.action_space, env.observation_space, getattr(config, "num_critics", 2)
+    policy = build(config.num_cells, space, config.activation, batchwise("actor", actor, seen, size * space.shape[0]))
+    return policy, q_ensemble(num_critics, config.num_cells, config.activation, critic_member(critic, num_critics, seen, 1))
+
+
 def delayed_learner(
-    env: AnyEnv, config: Any, optimizer: Optimizer | None, actor: OwnNet, member: nn.Net, critic_loss: Loss, actor_loss: Loss
+    env: AnyEnv, config: Any, optimizer: Optimizer | None, actor: OwnNet, critic: OwnNet, critic_loss: Loss, actor_loss: Loss
 ) -> Learner:
     """Return the parts of TD3 whose losses depend on the data: two critics, and a deterministic actor that follows later.
 
@@ -108,8 +132,7 @@ def delayed_learner(
         env: the environment, with continuous actions.
         config: a configuration with ``policy_delay``, ``tau``, ``target_noise`` and ``target_noise_clip``.
         optimizer: the optimizer of the user, or None.
-        actor: the actor of the user, or None.
-        member: one critic; None: as the configuration says.
+        actor, critic: as for :func:`actor_and_critics`.
         critic_loss: as :func:`funrl.losses.td3_critic_loss`, with ``hparams`` and ``scale``, the half-widths of the box of actions.
         actor_loss: as :func:`funrl.losses.td3_bc_actor_loss`, with ``hparams`` in the place of ``alpha``.
 
@@ -125,9 +148,7 @@ def delayed_learner(
     _check.fields(config, "[0, inf)", "target_noise", "target_noise_clip")
     _check.divisor("policy_delay", config.policy_delay, config.num_updates, "num_updates", "change either")
     space: Any = env.action_space
-    own = batchwise("actor", actor, env.observation_space, space.shape[0])
-    policy = deterministic_actor(config.num_cells, space, config.activation, own)
-    critics = q_ensemble(2, config.num_cells, config.activation, member)
+    policy, critics = actor_and_critics(deterministic_actor, env, config, actor, critic)
     networks: dict[str, Any] = {"actor": policy.apply, "critic": critics.apply}
 
     def init(key: torch.Tensor, observation: Any) -> tuple[ActorCritic, Any, Any]:

@@ -5,16 +5,7 @@ from typing import Any
 import torch
 
 from funrl import _check, random, tree
-from funrl.algos import (
-    Algorithm,
-    Learned,
-    apply_gradients,
-    batchwise,
-    critic_member,
-    init_actor_critic,
-    q_ensemble,
-    start_optimizer,
-)
+from funrl.algos import Algorithm, Learned, apply_gradients, init_actor_critic, start_optimizer
 from funrl.algos.off_policy import Learner
 from funrl.env import AnyEnv, Transition
 from funrl.losses import ActorCritic, advantage_weighted_loss, awac_critic_loss
@@ -22,7 +13,7 @@ from funrl.nn import OwnNet
 from funrl.offline import _skeleton as skeleton
 from funrl.offline._dataset import Dataset
 from funrl.offline._online import OnlineConfig
-from funrl.offline._parts import gaussian_actor, gaussian_policy
+from funrl.offline._parts import actor_and_critics, gaussian_actor, gaussian_policy
 from funrl.offline._skeleton import Data, EnvOrSpaces, OfflineConfig
 from funrl.optim import Optimizer, soft_update
 
@@ -111,9 +102,8 @@ def _learner(env: AnyEnv, config: Any, optimizer: Any, *, actor: Any, critic: An
     _check.fields(config, "[0, 1]", "tau")
     _check.fields(config, "[0, inf)", "temperature")
     _check.fields(config, "(0, inf)", "max_weight")
-    space, seen = env.action_space, env.observation_space
-    policy = gaussian_actor(config.num_cells, space, config.activation, batchwise("actor", actor, seen, space.shape[0]))
-    critics = q_ensemble(2, config.num_cells, config.activation, critic_member(critic, 2, seen, 1))
+    space: Any = env.action_space
+    policy, critics = actor_and_critics(gaussian_actor, env, config, actor, critic)
     networks: dict[str, Any] = {"actor": policy.apply, "critic": critics.apply}
 
     def init(key: torch.Tensor, observation: Any) -> tuple[ActorCritic, Any, Any]:

@@ -13,9 +13,7 @@ from funrl.algos import (
     apply_gradients,
     apply_gradients_with_temperature,
     batchwise,
-    critic_member,
     init_soft_actor_critic,
-    q_ensemble,
     soft_policy,
     start_optimizer,
     stochastic_actor,
@@ -28,7 +26,7 @@ from funrl.offline import _skeleton as skeleton
 from funrl.offline._dataset import Dataset, check_dataset
 from funrl.offline._files import Stream
 from funrl.offline._online import OnlineConfig
-from funrl.offline._parts import no_schedule
+from funrl.offline._parts import actor_and_critics, no_schedule
 from funrl.offline._skeleton import Data, EnvOrSpaces, OfflineConfig
 from funrl.optim import Optimizer, soft_update
 from funrl.spaces import Discrete
@@ -154,9 +152,8 @@ def _learner(env: AnyEnv, config: Any, optimizer: Any, *, actor: Any, critic: An
     _check.fields(config, "(0, inf)", "initial_alpha")
     _check.fields(config, "[0, inf)", "penalty_weight", "actor_learning_rate", "entropy_share")
     _check.fields(config, "[0, 1]", "tau")
-    space, seen = env.action_space, env.observation_space
-    policy = stochastic_actor(config.num_cells, space, config.activation, batchwise("actor", actor, seen, 2 * space.shape[0]))
-    critics = q_ensemble(2, config.num_cells, config.activation, critic_member(critic, 2, seen, 1))
+    space: Any = env.action_space
+    policy, critics = actor_and_critics(stochastic_actor, env, config, actor, critic, 2)
     networks: dict[str, Any] = {"actor": policy.apply, "critic": critics.apply}
 
     def init(key: torch.Tensor, observation: Any) -> tuple[SoftActorCritic, Any, Any]:

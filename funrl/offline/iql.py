@@ -6,15 +6,7 @@ from typing import Any
 import torch
 
 from funrl import _check, nn, random, schedules, tree
-from funrl.algos import (
-    Algorithm,
-    Learned,
-    apply_gradients,
-    batchwise,
-    critic_member,
-    q_ensemble,
-    start_optimizer,
-)
+from funrl.algos import Algorithm, Learned, apply_gradients, batchwise, start_optimizer
 from funrl.algos.off_policy import Learner
 from funrl.env import AnyEnv, Transition
 from funrl.losses import advantage_weighted_loss, iql_critic_loss, iql_value_loss
@@ -22,7 +14,7 @@ from funrl.nn import OwnNet
 from funrl.offline import _skeleton as skeleton
 from funrl.offline._dataset import Dataset
 from funrl.offline._online import OnlineConfig
-from funrl.offline._parts import gaussian_actor, gaussian_policy
+from funrl.offline._parts import actor_and_critics, gaussian_actor, gaussian_policy
 from funrl.offline._skeleton import Data, EnvOrSpaces, OfflineConfig
 from funrl.optim import Optimizer, soft_update
 
@@ -152,10 +144,10 @@ def _learner(env: AnyEnv, config: Any, optimizer: Any, *, actor: Any, critic: An
     _check.fields(config, "[0, inf)", "temperature")
     _check.fields(config, "(0, inf)", "max_weight")
     _check.fields(config, "(0, inf]", "decay_updates")
-    space, seen = env.action_space, env.observation_space
-    policy = gaussian_actor(config.num_cells, space, config.activation, batchwise("actor", actor, seen, space.shape[0]))
-    critics = q_ensemble(2, config.num_cells, config.activation, critic_member(critic, 2, seen, 1))
-    baseline = batchwise("value", value, seen, 1) or nn.mlp(config.num_cells, 1, activation=config.activation, out_init=nn.orthogonal(1.0))
+    space: Any = env.action_space
+    policy, critics = actor_and_critics(gaussian_actor, env, config, actor, critic)
+    own = batchwise("value", value, env.observation_space, 1)
+    baseline = own or nn.mlp(config.num_cells, 1, activation=config.activation, out_init=nn.orthogonal(1.0))
     networks: dict[str, Any] = {"value": lambda params, x: baseline.apply(params, x).squeeze(-1), "critic": critics.apply}
 
     def init(key: torch.Tensor, observation: Any) -> tuple[IQLParams, Any, Any]:

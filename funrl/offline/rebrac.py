@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from funrl import _check, nn, tree
-from funrl.algos import Algorithm, critic_member
+from funrl.algos import Algorithm
 from funrl.algos.off_policy import Learner
 from funrl.env import AnyEnv
 from funrl.losses import rebrac_actor_loss, rebrac_critic_loss
@@ -92,8 +92,8 @@ def _learner(env: AnyEnv, config: ReBRACConfig, optimizer: Optimizer | None, *, 
     def actor_loss(*args: Any, hparams: ReBRACConfig, **options: Any) -> Any:
         return rebrac_actor_loss(*args, beta=hparams.actor_beta, **options)
 
-    member = critic_member(critic, 2, env.observation_space, 1) or nn.mlp(config.num_cells, 1, activation=config.activation, norm="layer")
-    return delayed_learner(env, config, optimizer, actor, member, critic_loss, actor_loss)
+    critic = critic or nn.mlp(config.num_cells, 1, activation=config.activation, norm="layer")
+    return delayed_learner(env, config, optimizer, actor, critic, critic_loss, actor_loss)
 
 
 def with_next_actions(dataset: Dataset) -> Dataset:

@@ -9,10 +9,7 @@ from funrl.algos import (
     Algorithm,
     Learned,
     apply_all_gradients,
-    batchwise,
-    critic_member,
     init_soft_actor_critic,
-    q_ensemble,
     soft_policy,
     start_optimizer,
     stochastic_actor,
@@ -23,6 +20,7 @@ from funrl.env import AnyEnv, Transition
 from funrl.losses import SoftActorCritic, ensemble_diversity_loss, sac_loss
 from funrl.nn import OwnNet
 from funrl.offline import _skeleton as skeleton
+from funrl.offline._parts import actor_and_critics
 from funrl.offline._skeleton import Data, EnvOrSpaces, OfflineConfig
 from funrl.optim import Optimizer, soft_update
 
@@ -98,10 +96,8 @@ def learner(env: AnyEnv, config: Any, optimizer: Optimizer | None, *, actor: Any
     _check.fields(config, "(0, inf)", "initial_alpha")
     _check.fields(config, "[0, inf)", "entropy_share")
     _check.fields(config, "[0, 1]", "tau")
-    space, seen = env.action_space, env.observation_space
-    policy = stochastic_actor(config.num_cells, space, config.activation, batchwise("actor", actor, seen, 2 * space.shape[0]))
-    member = critic_member(critic, config.num_critics, seen, 1)
-    critics = q_ensemble(config.num_critics, config.num_cells, config.activation, member)
+    space: Any = env.action_space
+    policy, critics = actor_and_critics(stochastic_actor, env, config, actor, critic, 2)
     if diverse:
         _check.fields(config, "[0, inf)", "diversity")
 

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from funrl import _check, tree
-from funrl.algos import Algorithm, critic_member
+from funrl.algos import Algorithm
 from funrl.algos.off_policy import Learner
 from funrl.env import AnyEnv, Transition
 from funrl.losses import td3_bc_actor_loss, td3_critic_loss
@@ -84,5 +84,4 @@ def _learner(env: AnyEnv, config: TD3BCConfig, optimizer: Optimizer | None, *, a
         first = tree.map(lambda x: x[:1], critics)  # the loss reads no other critic
         return td3_bc_actor_loss(params, first, batch, alpha=hparams.alpha, **options)
 
-    member = critic_member(critic, 2, env.observation_space, 1)
-    return delayed_learner(env, config, optimizer, actor, member, critic_loss, actor_loss)
+    return delayed_learner(env, config, optimizer, actor, critic, critic_loss, actor_loss)
