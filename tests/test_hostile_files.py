@@ -19,7 +19,9 @@ import torch
 import funrl
 from funrl import buffers, checkpoint, record, runs, training, tree
 from funrl.buffers import _journal as journal
+from funrl.offline import datasets
 from funrl.record import loggers
+from tests.offline.data import dataset
 
 MUTATIONS = int(os.environ.get("FUNRL_MUTATIONS", "40"))
 MEMORY = 1 << 20  # in KiB: what a test may take at most beyond what was taken before
@@ -168,6 +170,9 @@ LOADERS = {
         lambda f: checkpoint.save((VALUE, ITEM), f / "c"), "c", checkpoint_of, lambda f: checkpoint.load(f / "c", ITEM, at="[1]"),
     ),
     "checkpoint.best": (several, "step-000000000020", checkpoint_of, lambda f: (checkpoint.best(f), checkpoint.latest(f))),
+    "datasets.load": (
+        lambda f: datasets.save(dataset(), f / "d"), "d/dataset.json", json_or_bytes, lambda f: datasets.load(f / "d"),
+    ),
     "read_config": (run_folder, "config.json", json_or_bytes, runs.read_config),
     "read_evaluation": (evaluated, "evaluation.json", json_or_bytes, lambda f: runs.Folder(f).read_evaluation()),
     "load_run": (run_folder, "config.json", json_or_bytes, training.load_run),

@@ -223,7 +223,6 @@ def _sizes(what: str, meta: MetaParams) -> Any:
         got = tree.describe_leaf(meta.step_size) if isinstance(meta.step_size, torch.Tensor) else type(meta.step_size).__name__
         raise ValueError(f"{what}: step_size: expected a tensor [] or a tree like params, got {got}")
     for path, p, s in zip(tree.paths(meta.params), tree.leaves(meta.params), tree.leaves(meta.step_size), strict=True):
-        fits = s.ndim <= p.ndim and all(m in (1, n) for m, n in zip(reversed(s.shape), reversed(p.shape), strict=False))
-        if not fits:
+        if not _check.broadcasts(s.shape, p.shape):
             raise ValueError(f"{what}: step_size: leaf {path}: expected a shape that broadcasts to {list(p.shape)}, got {list(s.shape)}")
     return meta.step_size

@@ -72,10 +72,8 @@ def evaluate_adaptation(
     Reference: returns over episodes or steps on held-out tasks as in arXiv:1703.03400 and arXiv:1611.02779; the two-way bootstrap is
     that of A. Owen, "The pigeonhole bootstrap", 2007, arXiv:0712.1111.
     """
-    if not 0 < confidence < 1:
-        raise ValueError(f"evaluate_adaptation: confidence: expected a number between 0 and 1, got {confidence!r}")
-    if num_resamples < 1:
-        raise ValueError(f"evaluate_adaptation: num_resamples: expected at least 1, got {num_resamples!r}")
+    _check.number("evaluate_adaptation: confidence", confidence, "(0, 1)")
+    _check.integer("evaluate_adaptation: num_resamples", num_resamples, 1)
     _check.function("evaluate_adaptation: play", play, "meta.trial_returns and meta.maml.returns make such functions")
     for what, given, letter in (("params", params, "R"), ("env_params", env_params, "N")):
         sizes = {x.shape[:1] for x in tree.leaves(given)}

@@ -11,15 +11,10 @@ from funrl.acting import ActorState, rollout
 from funrl.algos import (
     ActorParams,
     Algorithm,
-    LearnerState,
     State,
-    annealed,
-    check_experience,
     configure,
-    episodes,
     in_dtype_of,
     on_policy,
-    start_state,
 )
 from funrl.env import AnyEnv, Env, Transition
 from funrl.envs.tasks import Tasks
@@ -27,8 +22,9 @@ from funrl.meta._adaptation import MetaParams, adapt, adapt_first_order, reptile
 from funrl.meta._estimators import dice_loss, surrogate_loss
 from funrl.meta._trials import tasks_of
 from funrl.nn import Net
-from funrl.optim import Optimizer, apply_updates, global_norm
+from funrl.optim import Optimizer
 from funrl.returns import reward_to_go
+from funrl.typing import Metrics
 
 __all__ = ["MAMLConfig", "make", "returns"]
 
@@ -116,23 +112,22 @@ def make(
     """
     config, given = configure(MAMLConfig, options, network=network, optimizer=optimizer)
     parts = _parts(env, config, tasks, network)
-    size = config.num_envs // config.num_tasks
     inner = adapt_first_order if config.first_order else adapt
 
-    def init(key: torch.Tensor, hparams: Mapping[str, torch.Tensor] = MappingProxyType({})) -> State:
-        network_key, env_key = random.split(key).unbind(0)
+    def initial(key: torch.Tensor, observation: torch.Tensor) -> MetaParams:
+        params = parts.init(key, observation)
+        size = next(x for x in tree.leaves(params)).new_full((), config.inner_learning_rate)
+        return MetaParams(params, tree.map(lambda x: size.clone(), params))
 
-        def learned(actor: ActorState, observation: torch.Tensor, hparams: MAMLConfig) -> dict[str, Any]:
-            params = parts.init(network_key, observation)
-            network = MetaParams(params, tree.map(lambda x: hparams.inner_learning_rate.clone(), params))
-            return {"params": ActorParams(network), "optimizer": (optimizer or on_policy.clipped_adam(0.0, 1.0)).init(network)}
+    def prepare(meta: MetaParams, samples: Transition, hparams: MAMLConfig) -> tuple[Any, Metrics]:
+        """Return rows [N, K + 1, ...], and the mean returns of the first and the last batches."""
+        shape = (config.inner_steps + 1, -1, config.num_tasks, config.num_envs // config.num_tasks)
+        batches = tree.map(lambda x: x.reshape(*shape, *x.shape[2:]).movedim(2, 0), samples.replace(extras={}))  # [N, K + 1, T, R, ...]
+        rows = torch.func.vmap(torch.func.vmap(lambda batch: parts.prepare(batch, hparams.gamma)))(batches)
+        each = {"return_before": 0, "return_after": -1}
+        return rows, {name: _mean_return(tree.index(batches, (slice(None), k))) for name, k in each.items()}
 
-        return start_state(env_key, env, config, hparams, learned)
-
-    def collect(key: torch.Tensor, state: State) -> tuple[ActorState, Transition]:
-        return _collect(parts, config, key, state)
-
-    def loss(meta: MetaParams, rows: Any) -> torch.Tensor:
+    def after_steps(meta: MetaParams, rows: Any) -> torch.Tensor:
         """Return the mean loss of the last batches of all tasks, each after the inner steps on the batches before it."""
 
         def one(rows: Any) -> torch.Tensor:
@@ -141,33 +136,32 @@ def make(
 
         return torch.func.vmap(one)(rows).mean()
 
-    def learn(key: torch.Tensor, learner: LearnerState, transitions: Transition) -> tuple[LearnerState, dict[str, torch.Tensor]]:
-        check_experience(learner, transitions, config, "unclipped_action")
-        samples = in_dtype_of(learner.params, transitions.replace(action=transitions.extras["unclipped_action"], extras={}))
-        hparams, meta = learner.hparams, learner.params.network
-        sums, episode_metrics = episodes.record(learner.episodes, samples)
-        shape = (config.inner_steps + 1, -1, config.num_tasks, size)
-        batches = tree.map(lambda x: x.reshape(*shape, *x.shape[2:]).movedim(2, 0), samples.replace(place=()))  # [N, K + 1, T, R, ...]
-        rows = torch.func.vmap(torch.func.vmap(lambda batch: parts.prepare(batch, hparams.gamma)))(batches)
-        gradient, value = _gradient(parts, config, loss, meta, rows)
-        learning_rate = annealed(hparams, learner.num_steps)
-        stepper = optimizer or on_policy.clipped_adam(learning_rate, hparams.max_grad_norm)
-        updates, state = stepper.update(gradient, learner.optimizer, meta)
-        num_steps = learner.num_steps + config.num_envs * config.num_steps
-        metrics = {
-            "steps": num_steps,
-            **episode_metrics,
-            "return_before": _mean_return(tree.index(batches, (slice(None), 0))),
-            "return_after": _mean_return(tree.index(batches, (slice(None), -1))),
-            "policy_loss": value,
-            "step_size": torch.stack(tree.leaves(meta.step_size)).mean(),
-            "gradient_norm": global_norm(tree.ravel(gradient)[0]),
-            **({} if optimizer is not None else {"learning_rate": learning_rate}),
-        }
-        params = learner.params.replace(network=apply_updates(meta, updates))
-        return learner.replace(params=params, optimizer=state, num_steps=num_steps, episodes=sums), metrics
+    def loss(meta: MetaParams, batch: tuple[Any, Metrics], hparams: MAMLConfig) -> tuple[torch.Tensor, Metrics]:
+        rows, metrics = batch
+        if not config.learn_step_size:
+            meta = meta.replace(step_size=tree.map(torch.detach, meta.step_size))
+        metrics = {**metrics, "policy_loss": after_steps(meta, rows), "step_size": torch.stack(tree.leaves(meta.step_size)).mean()}
+        value = metrics["policy_loss"]
+        if config.reptile:  # a sum whose gradient is that vector
+            toward = reptile_gradient(meta, rows, loss=parts.inner_loss)
+            value = torch.stack(tree.leaves(tree.map(lambda x, g: (x * g).sum(), meta.params, toward))).sum()
+        return value, tree.map(torch.detach, metrics)
 
-    return Algorithm("maml", env, config, init, collect, learn, parts.of_meta(parts.act), parts.of_meta(parts.greedy), given)
+    spec = on_policy.Learner(initial, parts.act, parts.greedy, prepare, loss)
+    algo = on_policy.make("maml", env, config, spec, given)
+
+    def init(key: torch.Tensor, hparams: Mapping[str, torch.Tensor] = MappingProxyType({})) -> State:
+        state = algo.init(key, hparams)
+        if isinstance(state.actor.timestep.discount, torch.Tensor):
+            raise ValueError(f"env: MAML expects steps that all have the discount gamma, got {env.name} with discounts of its own")
+        rate = state.learner.hparams.inner_learning_rate
+        sizes = tree.map(lambda x: rate.clone(), state.learner.params.network.step_size)
+        return tree.update(state, ("learner", "params", "network", "step_size"), sizes)
+
+    def collect(key: torch.Tensor, state: State) -> tuple[ActorState, Transition]:
+        return _collect(parts, config, key, state)
+
+    return algo._replace(init=init, collect=collect)
 
 
 def _collect(parts: "_Parts", config: MAMLConfig, key: torch.Tensor, state: State) -> tuple[ActorState, Transition]:
@@ -186,16 +180,6 @@ def _collect(parts: "_Parts", config: MAMLConfig, key: torch.Tensor, state: Stat
             params = step(params, samples)
     samples = tree.map(lambda *xs: torch.cat([x.transpose(0, 1).flatten(1, 2) for x in xs]), *batches)
     return tree.map(lambda x: x.flatten(0, 1), envs), samples
-
-
-def _gradient(
-    parts: "_Parts", config: MAMLConfig, loss: Callable[..., torch.Tensor], meta: MetaParams, rows: Any
-) -> tuple[Any, torch.Tensor]:
-    """Return the vector that the optimizer takes as the gradient, and the mean loss."""
-    if config.reptile:
-        return MetaParams(reptile_gradient(meta, rows, loss=parts.inner_loss), tree.zeros_like(meta.step_size)), loss(meta, rows)
-    gradient, value = torch.func.grad_and_value(loss)(meta, rows)
-    return gradient if config.learn_step_size else gradient.replace(step_size=tree.zeros_like(gradient.step_size)), value
 
 
 def returns(algo: Algorithm, *, num_steps: int, tasks: Tasks | None = None) -> Callable[..., torch.Tensor]:
@@ -244,7 +228,6 @@ class _Parts(NamedTuple):
     init: Callable[..., Any]
     act: Any
     greedy: Any
-    of_meta: Callable[..., Any]
     play: Callable[..., Any]
     prepare: Callable[..., Any]
     inner_loss: Callable[..., torch.Tensor]
@@ -300,7 +283,7 @@ def _parts(env: AnyEnv, config: MAMLConfig, tasks: Tasks | None, network: Any) -
     def of_meta(policy: Any) -> Callable[..., Any]:
         return lambda params, key, observation: policy(params.replace(network=params.network.params), key, observation)
 
-    return _Parts(tasks_of(env, tasks), init, act, greedy, of_meta, play, prepare, inner_loss, outer_loss, improve)
+    return _Parts(tasks_of(env, tasks), init, of_meta(act), of_meta(greedy), play, prepare, inner_loss, outer_loss, improve)
 
 
 def _check_config(env: AnyEnv, config: MAMLConfig) -> None:

@@ -91,16 +91,16 @@ def make(env: AnyEnv, *, tasks: Tasks | None = None, optimizer: Optimizer | None
         raise ValueError("normalize_observation: the decoder reads rewards from observations, which have to stay as they are; leave it off")
     space = env.action_space
     size = env.observation_space.shape[0] - 2 - (space.n if isinstance(space, Discrete) else math.prod(space.shape))
-    nets = _networks(config, env)
+    model = _model(config)
 
     def further_loss(params: Any, inputs: tuple[Any, ...], hparams: VariBADConfig) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         carry, observation, reset, noise = inputs
-        mean, log_variance = nets.beliefs(params, carry, observation, reset)
-        decode = functools.partial(nets.decode, params)
+        mean, log_variance = model.belief(params, model.features(params, carry, observation, reset))
+        decode = functools.partial(model.decode, params)
         error, kl = belief_loss(observation, reset, mean, log_variance, noise, size=size, decode=decode)
         return hparams.model_weight * (error + hparams.kl_weight * kl), {"reward_error": error.detach(), "belief_kl": kl.detach()}
 
-    return ppo.build("varibad", env, config, given, nets=nets, further_loss=further_loss)
+    return ppo.build("varibad", env, config, given, nets=_networks(config, env), further_loss=further_loss)
 
 
 def belief_loss(
@@ -158,25 +158,12 @@ def belief_loss(
     return error, torch.where(known, kl, 0.0).sum() / known.sum().clamp(min=1)
 
 
-class _Network(NamedTuple):
-    """The form of :func:`funrl.algos.on_policy.networks`, with ``beliefs(params, carry, observation, reset)`` and ``decode``."""
-
-    init: Callable[..., Any]
-    policy: Callable[..., Any]
-    values: Callable[..., Any]
-    rows: Callable[..., Any]
-    inputs: Callable[..., Any]
-    both: Callable[..., Any]
-    project: Callable[[Any], Any]
-    beliefs: Callable[..., tuple[torch.Tensor, torch.Tensor]]
-    decode: Callable[..., torch.Tensor]
-
-
-class _Encoder(NamedTuple):
-    """The recurrent cell of the encoder, and the layer from its features to the mean and the log-variance of the belief."""
+class _Model(NamedTuple):
+    """The recurrent cell of the encoder, the layer from its features to mean and log-variance of the belief, and the decoder of rewards."""
 
     cell: Any
     head: nn.Net
+    decoder: nn.Net
 
     def belief(self, params: Any, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         mean, log_variance = self.head.apply(params["belief"], features).chunk(2, -1)
@@ -190,25 +177,33 @@ class _Encoder(NamedTuple):
         """Return the features [B, T, F] of observations [B, T, D]."""
         return self.cell.unroll(params["cell"], carry, _swapped(observation), reset.transpose(0, 1))[1].transpose(0, 1)
 
+    def decode(self, params: Any, x: torch.Tensor) -> torch.Tensor:
+        return self.decoder.apply(params["decoder"], x).squeeze(-1)
+
 
 def _swapped(x: Any) -> Any:
     """Swap the dimensions of time and batch."""
     return tree.permute(x, (1, 0))
 
 
-def _networks(config: VariBADConfig, env: AnyEnv) -> _Network:
-    encoder = _Encoder(_CELLS[config.recurrent](config.recurrent_size), nn.mlp((), 2 * config.latent_size, out_init=nn.orthogonal(0.1)))
-    heads, decoder = _heads(config, env), nn.mlp(config.decoder_cells, 1, activation="relu")
-    cell = encoder.cell
+def _model(config: VariBADConfig) -> _Model:
+    head, decoder = nn.mlp((), 2 * config.latent_size, out_init=nn.orthogonal(0.1)), nn.mlp(config.decoder_cells, 1, activation="relu")
+    return _Model(_CELLS[config.recurrent](config.recurrent_size), head, decoder)
+
+
+def _networks(config: VariBADConfig, env: AnyEnv) -> Any:
+    """Return networks of the form of :func:`funrl.algos.on_policy.networks`."""
+    heads, model = _heads(config, env), _model(config)
+    cell = model.cell
 
     def init(key: torch.Tensor, observation: torch.Tensor) -> dict[str, Any]:
         cell_key, belief_key, heads_key, decoder_key = random.split(key, 4).unbind(0)
         params = {"cell": cell.init(cell_key, observation)}
         _, features = cell.apply(params["cell"], cell.start(observation), observation, None)
-        params["belief"] = encoder.head.init(belief_key, features)
-        params["heads"] = heads.init(heads_key, encoder.with_belief(params, observation, features))
+        params["belief"] = model.head.init(belief_key, features)
+        params["heads"] = heads.init(heads_key, model.with_belief(params, observation, features))
         example = observation.new_zeros(observation.shape[0] - 2 + config.latent_size)
-        return {**params, "decoder": decoder.init(decoder_key, example)}
+        return {**params, "decoder": model.decoder.init(decoder_key, example)}
 
     def policy(choose: Callable[..., Any]) -> StatefulPolicy:
         def start(params: ActorParams, observation: torch.Tensor) -> Any:
@@ -218,7 +213,7 @@ def _networks(config: VariBADConfig, env: AnyEnv) -> _Network:
             choose_key, noise_key = random.split(key).unbind(0)
             network, observation = params.network, in_dtype_of(params.network, observation)
             after, features = cell.apply(network["cell"], carry, observation, reset)
-            distribution, value = heads.both(network["heads"], encoder.with_belief(network, observation, features))
+            distribution, value = heads.both(network["heads"], model.with_belief(network, observation, features))
             action, extras = choose(distribution, lambda: value, choose_key)
             noise = random.normal(noise_key, (config.latent_size,), dtype=observation.dtype)
             return after, action, {**extras, "memory": Memory(carry, reset), "latent_noise": noise}
@@ -230,7 +225,7 @@ def _networks(config: VariBADConfig, env: AnyEnv) -> _Network:
         carry, features = cell.apply(params["cell"], before.state, samples.observation, before.reset)
         _, following = cell.apply(params["cell"], carry, samples.next_observation, None)
         pairs = ((samples.observation, features), (samples.next_observation, following))
-        value, next_value = heads.both(params["heads"], torch.stack([encoder.with_belief(params, *pair) for pair in pairs]))[1]
+        value, next_value = heads.both(params["heads"], torch.stack([model.with_belief(params, *pair) for pair in pairs]))[1]
         return value, next_value
 
     def inputs(samples: Transition) -> tuple[Any, ...]:
@@ -239,16 +234,10 @@ def _networks(config: VariBADConfig, env: AnyEnv) -> _Network:
 
     def both(params: Any, x: tuple[Any, ...]) -> tuple[Any, torch.Tensor]:
         carry, observation, reset, _ = x
-        features = encoder.features(params, carry, observation, reset).detach()
-        return heads.both(params["heads"], encoder.with_belief(params, observation, features))
+        features = model.features(params, carry, observation, reset).detach()
+        return heads.both(params["heads"], model.with_belief(params, observation, features))
 
-    def beliefs(params: Any, carry: Any, observation: torch.Tensor, reset: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return encoder.belief(params, encoder.features(params, carry, observation, reset))
-
-    def decode(params: Any, x: torch.Tensor) -> torch.Tensor:
-        return decoder.apply(params["decoder"], x).squeeze(-1)
-
-    return _Network(init, policy, values, _swapped, inputs, both, heads.project, beliefs, decode)
+    return heads._replace(init=init, policy=policy, values=values, rows=_swapped, inputs=inputs, both=both)
 
 
 def _heads(config: VariBADConfig, env: AnyEnv) -> Any:

@@ -1,7 +1,7 @@
 """The data set of offline learners: transitions in the order of their episodes."""
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -109,8 +109,7 @@ def from_transitions(
     done = transition.done
     if end is None:
         end = done
-    if not isinstance(end, torch.Tensor) or end.dtype != torch.bool or end.shape != done.shape:
-        raise ValueError(f"{what}: end: expected bool {list(done.shape)}, one flag a row, got {tree.describe_leaf(end)}")
+    _check.flag(f"{what}: end", end, "give one flag a row", shape=done.shape)
     _check_values(what, transition, seen, chosen)
     end = end | done
     if not bool(end.any()):
@@ -149,9 +148,7 @@ def from_rollouts(batches: Transition | Iterable[Transition], *, spaces: Any, wh
     batches = list(_check.instance(f"{what}: batches", given, Iterable, remedy, "batches of transitions"))
     for batch in batches:
         _check.instance(f"{what}: batches", batch, Transition, remedy, "a funrl.env.Transition")
-    if not batches:
-        raise ValueError(f"{what}: batches: expected at least one batch of transitions, got none; record some steps first")
-    whole = tree.cat(batches)
+    whole = tree.cat(_check.some(f"{what}: batches", batches, "batch of transitions", "record some steps first"))
     if whole.reward.ndim != 2:
         got = list(whole.reward.shape)
         raise ValueError(f"{what}: batches: expected leaves [T, B, ...], got a reward {got}; tree.unsqueeze gives [T] a dimension B of 1")
@@ -176,9 +173,9 @@ def check_dataset(what: str, dataset: Any) -> Dataset:
         >>> check_dataset("top", "data.npz")
         Traceback (most recent call last):
         ...
-        TypeError: top: dataset: expected a Dataset, got a str; datasets.open_dataset opens files, and a stream has a dataset
+        TypeError: top: dataset: expected a Dataset, got a str; datasets.open_dataset opens files, and of a stream give stream.dataset
     """
-    return _check.instance(f"{what}: dataset", dataset, Dataset, "datasets.open_dataset opens files, and a stream has a dataset")
+    return _check.instance(f"{what}: dataset", dataset, Dataset, "datasets.open_dataset opens files, and of a stream give stream.dataset")
 
 
 def spaces_of(what: str, spaces: Any) -> tuple[Any, Any]:
@@ -188,17 +185,15 @@ def spaces_of(what: str, spaces: Any) -> tuple[Any, Any]:
         >>> spaces_of("bc", 3)
         Traceback (most recent call last):
         ...
-        TypeError: bc: expected an Env, or the pair of the spaces of observations and actions, got a int; funrl.envs.make makes an Env
+        TypeError: bc: expected an Env, or the pair of the spaces of observations and actions, got an int; funrl.envs.make makes an Env
     """
     if isinstance(spaces, AnyEnv):
         return spaces.observation_space, spaces.action_space
     kinds = Box | Discrete | Binary | Dict | Tuple
     if isinstance(spaces, tuple) and len(spaces) == 2 and isinstance(spaces[0], kinds) and hasattr(spaces[1], "sample"):
         return spaces
-    raise TypeError(
-        f"{what}: expected an Env, or the pair of the spaces of observations and actions, got a {type(spaces).__name__}; "
-        "funrl.envs.make makes an Env"
-    )
+    expected = "an Env, or the pair of the spaces of observations and actions"
+    _check.fail(TypeError, what, expected, _check.describe(spaces), "funrl.envs.make makes an Env")
 
 
 def infer_space(x: Any, *, action: bool = False) -> Any:
@@ -242,21 +237,13 @@ def _check_columns(what: str, transition: Transition) -> None:
             raise ValueError(f"{what}: {path}: expected {len(reward)} rows, as the reward has, got {tree.describe_leaf(x)}")
 
 
-def _check_elements(what: str, x: Any, space: Any) -> None:
+def _check_elements(what: str, elements: Any, space: Any) -> None:
     """Raise unless rows [N, ...] have the structure, shapes and kinds of dtype of a space."""
-    if isinstance(space, Dict | Tuple):
-        names: Any = list(space.spaces) if isinstance(space, Dict) else range(len(space.spaces))
-        if not isinstance(x, dict if isinstance(space, Dict) else tuple) or len(x) != len(names):
-            raise ValueError(f"{what}: expected a {type(space).__name__.lower()} with {list(names)}, got {tree.describe_leaf(x)}")
-        for name in names:
-            if isinstance(space, Dict) and name not in x:
-                raise ValueError(f"{what}: expected an entry {name!r}, got only {sorted(x)}")
-            _check_elements(f"{what}[{name!r}]", x[name], space.spaces[name])
-        return
-    if not isinstance(x, torch.Tensor) or tuple(x.shape[1:]) != tuple(space.shape):
-        raise ValueError(f"{what}: expected rows of shape {list(space.shape)}, as {space} says, got {tree.describe_leaf(x)}")
-    if x.dtype != space.dtype and not (space.dtype.is_floating_point and x.is_floating_point()):
-        raise ValueError(f"{what}: expected {space.dtype}, as {space} says, got {x.dtype}; cast it")
+    for path, part, x in _pairs(what, space, elements):
+        if not isinstance(x, torch.Tensor) or tuple(x.shape[1:]) != tuple(part.shape):
+            raise ValueError(f"{path}: expected rows of shape {list(part.shape)}, as {part} says, got {tree.describe_leaf(x)}")
+        if x.dtype != part.dtype and not (part.dtype.is_floating_point and x.is_floating_point()):
+            raise ValueError(f"{path}: expected {part.dtype}, as {part} says, got {x.dtype}; cast it")
 
 
 def _check_values(what: str, transition: Transition, seen: Any, chosen: Any) -> None:
@@ -293,8 +280,25 @@ def check_actions(what: str, space: Any, actions: Any) -> None:
         warnings.warn(f"{text}; learners take them as they are: clip them, or give the space that the data has", UserWarning, stacklevel=4)
 
 
+def follows(rows: Transition, equal: Callable[..., torch.Tensor] = torch.eq) -> torch.Tensor:
+    """Return whether the successor of each row but the last is the observation of the next row, bool [N - 1].
+
+    Example:
+        >>> flags = torch.tensor([False, False, True])
+        >>> seen = torch.tensor([[0.0], [1.0], [5.0]])
+        >>> follows(Transition(seen, seen, torch.ones(3), flags, flags, seen + 1, {}))
+        tensor([ True, False])
+    """
+    same = torch.ones_like(rows.terminated[1:])
+    for after, before in zip(tree.leaves(rows.next_observation), tree.leaves(rows.observation), strict=True):
+        same = same & equal(after[:-1], before[1:]).reshape(len(same), before[0].numel()).all(1)
+    return same
+
+
 def _pairs(path: str, space: Any, x: Any) -> list[tuple[str, Any, torch.Tensor]]:
+    """Return the spaces in a space, with their paths and the parts of ``x``; raise unless it has the entries of the space."""
     if isinstance(space, Dict | Tuple):
+        space.check_entries(x, path)
         names: Any = list(space.spaces) if isinstance(space, Dict) else range(len(space.spaces))
         return [pair for name in names for pair in _pairs(f"{path}[{name!r}]", space.spaces[name], x[name])]
     return [(path, space, x)]

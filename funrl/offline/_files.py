@@ -1,5 +1,6 @@
 """Data sets in folders of memory-mapped files, in safetensors files, and streams of their batches."""
 
+import dataclasses
 import json
 import math
 import mmap
@@ -18,7 +19,8 @@ from funrl.offline._dataset import Dataset, check_dataset
 from funrl.spaces import Binary, Box, Dict, Discrete, MultiDiscrete, Tuple
 
 _NOTES = "dataset.json"
-_COLUMNS = ("transition", "end", "return_to_go")
+_DAMAGED = "it is damaged or of another program; restore a copy"
+_SPACES: dict[Any, Any] = {kind.__name__: kind for kind in (Binary, Box, Dict, Discrete, MultiDiscrete, Tuple)}
 
 
 def save(dataset: Dataset | Iterable[Dataset], folder: str | os.PathLike) -> Dataset:
@@ -96,10 +98,12 @@ def load(folder: str | os.PathLike) -> Dataset:
     folder = Path(_path("datasets.load", folder))
     text = _read_notes(folder)
     plain: dict[str, Any] = {}
-    for row in text["columns"]:
-        array = _mapped(folder / row["file"], text["size"], row["shape"], row["dtype"])
-        _put(plain, row["keys"], array)
-    return _whole(plain, text)
+    try:
+        for row in text["columns"]:
+            _put(plain, row["keys"], _mapped(folder / row["file"], text["size"], row["shape"], row["dtype"]))
+        return _whole(plain, text)
+    except (AttributeError, KeyError, OverflowError, RuntimeError, TypeError):
+        raise ValueError(f"{folder / _NOTES}: {_DAMAGED}") from None
 
 
 def _path(what: str, folder: Any) -> Any:
@@ -109,7 +113,7 @@ def _path(what: str, folder: Any) -> Any:
 def _whole(plain: dict[str, Any], text: dict[str, Any]) -> Dataset:
     columns = _tuples(plain["transition"])
     transition = Transition(**{"extras": {}, **columns}, place=())
-    seen, chosen = (space_from_json(space) for space in text["spaces"])
+    seen, chosen = text["spaces"]
     return Dataset(transition, plain["end"], plain["return_to_go"], seen, chosen, tuple(text["notes"]))
 
 
@@ -152,27 +156,25 @@ def _read_notes(folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{folder / _NOTES}: it is damaged ({error}); restore a copy") from None
     try:
-        size, rows = text["size"], text["columns"]
-        good = type(size) is int and size > 0 and len(text["spaces"]) == 2 and all(isinstance(note, str) for note in text["notes"])
-        good = good and all(isinstance(row["keys"], list) and Path(row["file"]).name == row["file"] for row in rows)
-        good = good and all(type(n) is int and n >= 0 for row in rows for n in row["shape"])
-        good = good and all(isinstance(getattr(torch, row["dtype"]), torch.dtype) for row in rows)
-        for space in text["spaces"]:
-            space_from_json(space)
-    except (KeyError, TypeError, ValueError, AttributeError):
+        text["spaces"] = [space_from_json(space) for space in text["spaces"]]
+        good = type(text["size"]) is int and text["size"] > 0 and len(text["spaces"]) == 2
+        good = good and all(isinstance(note, str) for note in text["notes"])
+        good = good and all(len(row["keys"]) and Path(row["file"]).name == row["file"] for row in text["columns"])
+        good = good and all(type(n) is int and n >= 0 for row in text["columns"] for n in row["shape"])
+    except (AttributeError, KeyError, OverflowError, RuntimeError, TypeError, ValueError):
         good = False
     if not good:
-        raise ValueError(f"{folder / _NOTES}: it is damaged or of another program; restore a copy")
+        raise ValueError(f"{folder / _NOTES}: {_DAMAGED}")
     return text
 
 
 def _mapped(path: Path, size: int, shape: list[int], dtype: str) -> torch.Tensor:
     kind = getattr(torch, dtype)
-    item = math.prod(shape) * torch.empty((), dtype=kind).element_size()
+    item = math.prod(shape) * kind.itemsize
     try:
         got = path.stat().st_size
-    except OSError as error:
-        raise ValueError(f"{path}: it cannot be read: {error.strerror}; restore a copy of the data set") from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: it cannot be read ({error}); restore a copy of the data set") from None
     if got != size * item:
         whole = f"; row {got // item if item else 0} is where it breaks off" if got < size * item else ""
         raise ValueError(f"{path}: expected {size * item:,} bytes of {size:,} rows, got {got:,}{whole}; restore a copy")
@@ -192,19 +194,12 @@ class Stream:
     host = True
 
     def __init__(self, folder: str | os.PathLike) -> None:
-        self.folder = Path(folder)
-        self.dataset = load(folder)
-        self._maps: list[tuple[Any, mmap.mmap]] = []
-        text = _read_notes(self.folder)
-        self._rows = text["columns"]
-        self._text = text
+        self.dataset, self._text = load(folder), _read_notes(Path(folder))
+        self._rows = [row for row in self._text["columns"] if row["keys"][0] == "transition"]
+        self._arrays: list[Any] = []
         for row in self._rows:
-            with open(self.folder / row["file"], "rb") as file:
-                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            mapped.madvise(mmap.MADV_RANDOM)
-            dtype = torch.empty((), dtype=getattr(torch, row["dtype"])).numpy().dtype
-            array = np.frombuffer(mapped, dtype).reshape(text["size"], *row["shape"])
-            self._maps.append((array, mapped))
+            self._arrays.append(np.memmap(Path(folder) / row["file"], row["dtype"], "r", shape=(self.size, *row["shape"])))
+            self._arrays[-1].base.madvise(mmap.MADV_RANDOM)
 
     @property
     def size(self) -> int:
@@ -215,13 +210,11 @@ class Stream:
         """Return the transitions of some rows, int64 [U, N], in memory. The pages that were read are given back after every N rows."""
         order = index.reshape(index.shape[0], -1).numpy()
         plain: dict[str, Any] = {}
-        for row, (array, mapped) in zip(self._rows, self._maps, strict=True):
-            if row["keys"][0] != "transition":
-                continue
+        for row, array in zip(self._rows, self._arrays, strict=True):
             out = np.empty((*order.shape, *array.shape[1:]), array.dtype)
             for part, rows in zip(out, order, strict=True):
                 np.take(array, rows, axis=0, out=part)
-                mapped.madvise(mmap.MADV_DONTNEED)
+                array.base.madvise(mmap.MADV_DONTNEED)
             _put(plain, row["keys"], torch.from_numpy(out).reshape(*index.shape, *array.shape[1:]))
         nothing = torch.zeros(index.shape)
         return _whole({**plain, "end": nothing, "return_to_go": nothing}, self._text).transition
@@ -250,29 +243,24 @@ def stream(folder: str | os.PathLike) -> Stream:
 
 
 def space_to_json(space: Any) -> Any:
-    """Return a space as values of JSON.
+    """Return a space, or one of its fields, as values of JSON.
 
     Example:
         >>> space_to_json(Discrete(3))
         {'kind': 'Discrete', 'n': 3, 'start': 0}
     """
-    if isinstance(space, Box):
-        dtype = str(space.dtype).removeprefix("torch.")
-        low, high = ([str(x) for x in bound.flatten().tolist()] for bound in (space.low, space.high))
-        return {"kind": "Box", "low": low, "high": high, "shape": list(space.shape), "dtype": dtype, "layout": space.layout}
-    if isinstance(space, Discrete):
-        return {"kind": "Discrete", "n": space.n, "start": space.start}
-    if isinstance(space, MultiDiscrete):
-        return {"kind": "MultiDiscrete", "nvec": list(space.nvec), "start": list(space.start)}
-    if isinstance(space, Binary):
-        return {"kind": "Binary", "shape": list(space.shape), "layout": space.layout}
-    if isinstance(space, Dict):
-        return {"kind": "Dict", "spaces": {name: space_to_json(part) for name, part in space.spaces.items()}}
-    if isinstance(space, Tuple):
-        return {"kind": "Tuple", "spaces": [space_to_json(part) for part in space.spaces]}
-    if space is None:
-        return None
-    raise TypeError(f"datasets.save: expected a space of funrl.spaces, got a {type(space).__name__}")
+    if isinstance(space, torch.Tensor):
+        return [str(x) for x in space.flatten().tolist()]
+    if isinstance(space, torch.dtype):
+        return str(space).removeprefix("torch.")
+    if isinstance(space, dict):
+        return {name: space_to_json(part) for name, part in space.items()}
+    if isinstance(space, tuple):
+        return [space_to_json(part) for part in space]
+    if type(space).__name__ in _SPACES:
+        parts = {field.name: space_to_json(getattr(space, field.name)) for field in dataclasses.fields(space) if field.init}
+        return {"kind": type(space).__name__, **parts}
+    return _check.instance("datasets.save", space, (int, str, type(None)), expected="a space of funrl.spaces")
 
 
 def space_from_json(text: Any) -> Any:
@@ -287,23 +275,17 @@ def space_from_json(text: Any) -> Any:
     """
     if text is None:
         return None
-    kind = text.get("kind") if isinstance(text, dict) else None
-    if kind == "Box":
-        dtype = getattr(torch, text["dtype"])
-        read = float if dtype.is_floating_point else int
-        values = [
-            torch.tensor([read(x) for x in text[name]], dtype=torch.float64 if read is float else torch.int64) for name in ("low", "high")
-        ]
-        low, high = (x.reshape(text["shape"]) for x in values)
-        return Box(low, high, tuple(text["shape"]), dtype, text["layout"])
-    if kind == "Discrete":
-        return Discrete(text["n"], text["start"])
-    if kind == "MultiDiscrete":
-        return MultiDiscrete(tuple(text["nvec"]), tuple(text["start"]))
-    if kind == "Binary":
-        return Binary(tuple(text["shape"]), text["layout"])
-    if kind == "Dict":
-        return Dict({name: space_from_json(part) for name, part in text["spaces"].items()})
-    if kind == "Tuple":
-        return Tuple(tuple([space_from_json(part) for part in text["spaces"]]))
-    raise ValueError(f"expected a space, got {text!r:.100}")
+    kind: Any = _SPACES.get(text.get("kind")) if isinstance(text, dict) else None
+    if kind is None:
+        raise ValueError(f"expected a space, got {text!r:.100}")
+    fields: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in text.items() if name != "kind"}
+    if kind is Dict:
+        fields["spaces"] = {name: space_from_json(part) for name, part in fields["spaces"].items()}
+    if kind is Tuple:
+        fields["spaces"] = tuple([space_from_json(part) for part in fields["spaces"]])
+    if kind is Box:
+        fields["dtype"] = getattr(torch, fields["dtype"])
+        read, exact = (float, torch.float64) if fields["dtype"].is_floating_point else (int, torch.int64)
+        bounds = {name: torch.tensor([read(x) for x in fields[name]], dtype=exact) for name in ("low", "high")}
+        fields |= {name: x.reshape(fields["shape"]) for name, x in bounds.items()}
+    return kind(**fields)

@@ -9,7 +9,7 @@ import torch
 
 from funrl import tree
 from funrl.env import Transition
-from funrl.offline._dataset import Dataset, from_transitions
+from funrl.offline._dataset import Dataset, follows, from_transitions
 
 _NUMBERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _NUMBERS += (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -89,11 +89,11 @@ def columns_of(place: str, columns: Mapping[str, Any], dtype: torch.dtype | None
     return result
 
 
-def check_single_numbers(place: str, columns: Mapping[str, Any]) -> None:
-    """Raise unless rewards and flags are columns [N] or [N, 1].
+def check_rows(place: str, columns: Mapping[str, Any], reward: str = "the reward has") -> None:
+    """Raise unless rewards and flags are columns [N] or [N, 1], and all columns have as many rows as ``reward`` says.
 
     Example:
-        >>> check_single_numbers("a.npz", {"reward": np.ones((2, 3))})
+        >>> check_rows("a.npz", {"reward": np.ones((2, 3))})
         Traceback (most recent call last):
         ...
         ValueError: a.npz: reward: expected a column [N], one number a row, got [2, 3]
@@ -103,6 +103,12 @@ def check_single_numbers(place: str, columns: Mapping[str, Any]) -> None:
         if x is not None and (isinstance(x, dict) or not x.shape or tuple(x.shape[1:]) not in ((), (1,))):
             got = f"a group with {sorted(x)}" if isinstance(x, dict) else list(x.shape)
             raise ValueError(f"{place}: {name}: expected a column [N], one number a row, got {got}")
+    for name, part in columns.items():
+        for path, x in zip(tree.paths(part), tree.leaves(part), strict=True):
+            got = len(x) if x.ndim else None
+            if got != (size := len(columns["reward"])):
+                where = name if path == "(the whole tree)" else name + path
+                raise ValueError(f"{place}: {where}: expected {size} rows, as {reward}, got {got}; the file is cut off or mixed")
 
 
 def _flags(what: str, x: torch.Tensor) -> torch.Tensor:
@@ -149,11 +155,10 @@ def from_arrays(
         (tensor([1., 1., 3.]), tensor([False,  True,  True]), ('1 of 4 rows were dropped, as their successors are not in the data',))
     """
     made = columns_of(place, columns, dtype)
-    check_single_numbers(place, made)
+    check_rows(place, made)
     reward = made["reward"]
     none = torch.zeros(reward.shape, dtype=torch.bool)
     terminated, truncated = made.get("terminated", none), made.get("truncated", none)
-    _check_lengths(place, made)
     end = made.pop("end", None)
     parts = {"terminated": terminated, "truncated": truncated, "extras": {}, "place": ()}
     if "next_observation" in made:
@@ -161,7 +166,7 @@ def from_arrays(
                           next_observation=made["next_observation"])  # fmt: skip
         notes: tuple[str, ...] = ()
         if end is None and len(reward):
-            end = _breaks(rows)
+            end = torch.cat([~follows(rows, _close), terminated.new_zeros(1)])
             count = int((end & ~rows.done)[:-1].sum())
             text = f"{count} of {len(reward)} rows have another successor than the next row and no flag; a piece ends at each"
             if count:
@@ -187,23 +192,5 @@ def from_arrays(
     )
 
 
-def _breaks(rows: Transition) -> torch.Tensor:
-    """Return where the next row is not the successor, bool [N]; rounding in the file is no break."""
-    broken = torch.zeros_like(rows.terminated)
-    for after, before in zip(tree.leaves(rows.next_observation), tree.leaves(rows.observation), strict=True):
-        same = torch.isclose(after[:-1].double(), before[1:].double(), rtol=1e-4, atol=1e-5).reshape(len(broken) - 1, -1).all(1)
-        broken = torch.cat([broken[:-1] | ~same, broken[-1:]])
-    return broken
-
-
-def _check_lengths(place: str, columns: Mapping[str, Any]) -> None:
-    lengths = {
-        (name, path): (len(x) if x.ndim else None)
-        for name, part in columns.items()
-        for path, x in zip(tree.paths(part), tree.leaves(part), strict=True)
-    }
-    expected = len(columns["reward"]) if columns["reward"].ndim else None
-    for (name, path), length in lengths.items():
-        if length != expected:
-            where = name if path == "(the whole tree)" else name + path
-            raise ValueError(f"{place}: {where}: expected {expected} rows, as the reward has, got {length}; the file is cut off or mixed")
+def _close(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return torch.isclose(x.double(), y.double(), rtol=1e-4, atol=1e-5)  # rounding in the file is no break

@@ -10,7 +10,7 @@ import torch
 
 from funrl import _check, tree
 from funrl.env import AnyEnv, Transition
-from funrl.offline._dataset import Dataset, check_dataset, from_transitions, spaces_of
+from funrl.offline._dataset import Dataset, check_dataset, follows, from_transitions, spaces_of
 from funrl.offline._files import save
 from funrl.offline._views import merge
 
@@ -178,15 +178,12 @@ def to_minari(
 def _borders(dataset: Dataset) -> Any:
     begins = dataset.begins
     ends = torch.cat([begins[1:], begins.new_full((1,), dataset.size)])
-    last = torch.zeros_like(dataset.end).index_fill(0, ends - 1, True)[:-1]
-    rows = dataset.transition
-    for before, after in zip(tree.leaves(rows.next_observation), tree.leaves(rows.observation), strict=True):
-        same = (before[:-1] == after[1:]).reshape(len(last), -1).all(1) | last
-        if not bool(same.all()):
-            raise ValueError(
-                f"to_minari: dataset: expected each successor to be the next observation of its piece, got another one in row "
-                f"{int((~same).int().argmax())}; write the recorded steps, not n-step transitions or replayed rows"
-            )
+    broken = ~(follows(dataset.transition) | torch.zeros_like(dataset.end).index_fill(0, ends - 1, True)[:-1])
+    if bool(broken.any()):
+        raise ValueError(
+            f"to_minari: dataset: expected each successor to be the next observation of its piece, got another one in row "
+            f"{int(broken.int().argmax())}; write the recorded steps, not n-step transitions or replayed rows"
+        )
     return torch.stack([begins, ends], 1).tolist()
 
 

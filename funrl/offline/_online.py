@@ -8,8 +8,7 @@ from funrl import _check, buffers, random, stats, tree
 from funrl.algos import Algorithm, State, off_policy
 from funrl.algos.off_policy import Learner, OffPolicyConfig
 from funrl.env import AnyEnv, Transition
-from funrl.offline._dataset import Dataset
-from funrl.offline._files import Stream
+from funrl.offline._dataset import Dataset, check_dataset
 
 
 @tree.dataclass
@@ -79,8 +78,7 @@ def mixed_buffer(dataset: Dataset, buffer: buffers.Buffer, *, share: float = 0.5
     Reference: P. J. Ball, L. Smith, I. Kostrikov, S. Levine, "Efficient Online Reinforcement Learning with Offline Data", 2023,
         arXiv:2302.02948, section 4.1.
     """
-    if isinstance(dataset, Stream) or not isinstance(dataset, Dataset):
-        raise TypeError(f"mixed_buffer: dataset: expected a Dataset, got a {type(dataset).__name__}; of a stream give stream.dataset")
+    check_dataset("mixed_buffer", dataset)
     _check.instance("mixed_buffer: buffer", buffer, buffers.Buffer, "buffers.uniform makes one", "a funrl.buffers.Buffer")
     _check.number("offline_share", share, "[0, 1)")
 

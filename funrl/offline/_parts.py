@@ -1,14 +1,31 @@
 """Networks and steps that offline learners share."""
 
-import math
 from typing import Any
 
 import torch
 
-from funrl import nn, tree
-from funrl.algos import ActorParams, deterministic_actor, half_width
+from funrl import _check, nn, tree
+from funrl.algos import (
+    ActorParams,
+    Learned,
+    apply_gradients,
+    batchwise,
+    critic_member,
+    deterministic_actor,
+    half_width,
+    init_actor_critic,
+    q_ensemble,
+    soft_policy,
+    start_optimizer,
+)
+from funrl.algos.off_policy import Learner
 from funrl.distributions import Independent, Normal
+from funrl.env import AnyEnv, Transition
+from funrl.losses import ActorCritic
+from funrl.nn import OwnNet
+from funrl.optim import Optimizer, soft_update
 from funrl.spaces import Box
+from funrl.typing import Loss
 
 
 def gaussian_actor(num_cells: tuple[int, ...], space: Box, activation: str, net: nn.Net | None = None) -> nn.Net:
@@ -50,13 +67,8 @@ def gaussian_policy(actor: nn.Net, space: Box) -> tuple[Any, Any, Any]:
         tensor([0.])
     """
 
-    def sample(params: ActorParams, key: torch.Tensor, observation: Any) -> torch.Tensor:
-        return space.project(actor.apply(params.network.actor, observation).sample(key))
-
-    def greedy(params: ActorParams, key: torch.Tensor, observation: Any) -> torch.Tensor:
-        return actor.apply(params.network.actor, observation).mode()
-
-    return sample, greedy, no_schedule
+    sample, greedy, schedule = soft_policy(actor)
+    return lambda params, key, observation: space.project(sample(params, key, observation)), greedy, schedule
 
 
 def deterministic_policy(actor: nn.Net) -> tuple[Any, Any, Any]:
@@ -88,13 +100,76 @@ def no_schedule(hparams: Any, num_steps: torch.Tensor) -> tuple[torch.Tensor, An
     return torch.zeros_like(hparams.gamma), ()
 
 
-def cosine(hparams: Any, num_updates: torch.Tensor, decay_updates: Any) -> torch.Tensor:
-    """Return the learning rate [], which falls as a cosine to 0 over ``decay_updates`` gradient steps; infinity: it stays.
+def actor_and_critics(build: Any, env: AnyEnv, config: Any, actor: OwnNet, critic: OwnNet, size: int = 1) -> tuple[nn.Net, nn.Net]:
+    """Make the actor and the ensemble of critics of nets of the user, or as the configuration says.
+
+    Args:
+        build: makes the actor, such as :func:`gaussian_actor`.
+        env: the environment, with continuous actions [A].
+        config: a configuration with ``num_cells`` and ``activation``, and perhaps ``num_critics``, which are 2 else.
+        actor: the net of the actor, from observations to [N, ``size`` A]; None: a multi-layer perceptron.
+        critic: the net of one critic; None: a multi-layer perceptron.
+        size: the number of parameters of the distribution of one action dimension.
 
     Example:
-        >>> from types import SimpleNamespace
-        >>> cosine(SimpleNamespace(learning_rate=torch.tensor(0.2)), torch.tensor(50), torch.tensor(100.0))
-        tensor(0.1000)
+        >>> import funrl
+        >>> env, config = funrl.envs.make("Pendulum-v1"), funrl.offline.OfflineConfig()
+        >>> policy, critics = actor_and_critics(gaussian_actor, env, config, None, None)
+        >>> critics.apply(critics.init(funrl.random.key(0), torch.zeros(3), torch.zeros(1)), torch.zeros(3), torch.zeros(1)).shape
+        torch.Size([2])
     """
-    done = (num_updates / decay_updates).clamp(max=1.0)
-    return hparams.learning_rate * 0.5 * (1 + torch.cos(math.pi * done))
+    space, seen, num_critics = env.action_space, env.observation_space, getattr(config, "num_critics", 2)
+    policy = build(config.num_cells, space, config.activation, batchwise("actor", actor, seen, size * space.shape[0]))
+    return policy, q_ensemble(num_critics, config.num_cells, config.activation, critic_member(critic, num_critics, seen, 1))
+
+
+def delayed_learner(
+    env: AnyEnv, config: Any, optimizer: Optimizer | None, actor: OwnNet, critic: OwnNet, critic_loss: Loss, actor_loss: Loss
+) -> Learner:
+    """Return the parts of TD3 whose losses depend on the data: two critics, and a deterministic actor that follows later.
+
+    Args:
+        env: the environment, with continuous actions.
+        config: a configuration with ``policy_delay``, ``tau``, ``target_noise`` and ``target_noise_clip``.
+        optimizer: the optimizer of the user, or None.
+        actor, critic: as for :func:`actor_and_critics`.
+        critic_loss: as :func:`funrl.losses.td3_critic_loss`, with ``hparams`` and ``scale``, the half-widths of the box of actions.
+        actor_loss: as :func:`funrl.losses.td3_bc_actor_loss`, with ``hparams`` in the place of ``alpha``.
+
+    Example:
+        >>> import funrl
+        >>> funrl.offline.td3_bc.make(funrl.envs.make("Pendulum-v1"), None, tau=2.0)
+        Traceback (most recent call last):
+        ...
+        ValueError: tau: expected a number in [0, 1], got 2.0
+    """
+    _check.fields(config, "[1, inf)", "policy_delay")
+    _check.fields(config, "[0, 1]", "tau")
+    _check.fields(config, "[0, inf)", "target_noise", "target_noise_clip")
+    _check.divisor("policy_delay", config.policy_delay, config.num_updates, "num_updates", "change either")
+    space: Any = env.action_space
+    policy, critics = actor_and_critics(deterministic_actor, env, config, actor, critic)
+    networks: dict[str, Any] = {"actor": policy.apply, "critic": critics.apply}
+
+    def init(key: torch.Tensor, observation: Any) -> tuple[ActorCritic, Any, Any]:
+        network = init_actor_critic(key, policy, critics, observation, space)
+        return network, tree.map(torch.clone, network), start_optimizer(optimizer, network, "actor", "critic")
+
+    def learn(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: Any) -> Any:
+        unit = half_width(space, batch.reward)
+        noise = {"noise_std": hparams.target_noise * unit, "noise_clip": hparams.target_noise_clip * unit}
+        box = {"low": space.low.to(unit), "high": space.high.to(unit), "scale": unit}
+        gradient, (_, metrics) = torch.func.grad_and_value(critic_loss, has_aux=True)(
+            learned.network.critic, learned.target, key, batch, hparams=hparams, gamma=gamma, weight=weight, **noise, **box, **networks
+        )
+        return apply_gradients(learned, gradient, hparams.learning_rate, optimizer, part="critic"), metrics
+
+    def move_actor(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: Any) -> Any:
+        network, scale = learned.network, half_width(space, batch.reward)
+        gradient, (_, metrics) = torch.func.grad_and_value(actor_loss, has_aux=True)(
+            network.actor, network.critic, batch, hparams=hparams, scale=scale, weight=weight, **networks
+        )
+        learned = apply_gradients(learned, gradient, hparams.learning_rate, optimizer, part="actor")
+        return learned.replace(target=soft_update(learned.network, learned.target, tau=hparams.tau)), metrics
+
+    return Learner(init, learn, *deterministic_policy(policy), move_actor, config.policy_delay)

@@ -14,7 +14,7 @@ from funrl import _check, tree
 from funrl.env import Transition
 from funrl.offline._dataset import Dataset, from_transitions
 from funrl.offline._files import save
-from funrl.offline._layouts import check_single_numbers, columns_of, from_arrays, rename
+from funrl.offline._layouts import check_rows, columns_of, from_arrays, rename
 from funrl.offline._views import merge
 
 
@@ -62,7 +62,7 @@ def d4rl(
     with _hdf5(path) as file:
         found = rename(str(path), _entries(str(path), file), needed=("observation", "action", "reward", "terminated"))
         parts = _parts(str(path), found, spaces, dtype, rows)
-        return save(parts, folder) if folder is not None else _joined(parts)
+        return save(parts, folder) if folder is not None else merge(*parts)
 
 
 @contextlib.contextmanager
@@ -93,13 +93,8 @@ def _entries(place: str, group: Any) -> dict[str, Any]:
 
 def _parts(place: str, found: dict[str, Any], spaces: Any, dtype: torch.dtype | None, rows: int) -> Iterator[Dataset]:
     """Yield parts of a file that end with episodes; the last one ends with the file."""
-    check_single_numbers(place, found)
-    lengths = {name: len(x) for name, value in found.items() for x in tree.leaves(value)}
+    check_rows(place, found, "the rewards have")
     size = len(found["reward"])
-    short = [name for name, length in lengths.items() if length != size]
-    if short:
-        got = lengths[short[0]]
-        raise ValueError(f"{place}: {short[0]}: expected {size} rows, as the rewards have, got {got}; the file is cut off or mixed")
     ends = np.asarray(found["terminated"]).reshape(size) != 0
     if "truncated" in found:
         ends = ends | (np.asarray(found["truncated"]).reshape(size) != 0)
@@ -231,11 +226,11 @@ def directory(
         first = _file(files[0], None, dtype)
         spaces = (first.observation_space, first.action_space)
     parts = (_file(file, spaces, dtype) for file in files)
-    return save(parts, folder) if folder is not None else _joined(parts)
+    return save(parts, folder) if folder is not None else merge(*parts)
 
 
 def _file(path: Path, spaces: Any, dtype: torch.dtype | None) -> Dataset:
-    arrays = _npz(path) if path.suffix == ".npz" else _safetensors(path)
+    arrays = _npz(path) if path.suffix == ".npz" else tree.flatten_keys(tree.load(path))
     found = rename(str(path), _nested(str(path), arrays), needed=("observation", "action", "reward"))
     columns = columns_of(str(path), found, dtype)
     first = tree.leaves(columns["observation"])
@@ -268,11 +263,3 @@ def _npz(path: str | os.PathLike) -> dict[str, Any]:
                 return {name: file[name] for name in file.files}
         except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, AttributeError, TypeError) as error:
             raise ValueError(f"{path}: the file is truncated, damaged or no npz file ({error}); restore a copy") from None
-
-
-def _safetensors(path: Path) -> dict[str, Any]:
-    return tree.flatten_keys(tree.load(path))
-
-
-def _joined(parts: Iterator[Dataset]) -> Dataset:
-    return merge(*parts)

@@ -9,7 +9,7 @@ from funrl.acting import rollout, start
 from funrl.algos import Algorithm, State
 from funrl.compiler import compile
 from funrl.env import AnyEnv, Env, Transition, VectorEnv, on_host
-from funrl.offline._dataset import Dataset, from_rollouts, from_transitions
+from funrl.offline._dataset import Dataset, follows, from_rollouts, from_transitions
 from funrl.policies import StatefulPolicy
 
 
@@ -76,9 +76,7 @@ def record(
     batches = []
     for i in range(-(-total // length)):
         actor, batch = step(params, random.fold_in(step_key, i), actor)
-        batch = batch.replace(extras={}, place=())
-        batch = tree.map(lambda x: x.to(dtype) if dtype is not None and x.is_floating_point() else x, batch)
-        batches.append(batch)
+        batches.append(_cast(batch.replace(extras={}, place=()), dtype))
     whole: Transition = tree.index(tree.cat(batches), slice(0, total))
     data = from_rollouts(whole, spaces=env, what="record")
     if data.size == num_steps:
@@ -118,17 +116,16 @@ def from_replay(algo: Any, state: Any, *, dtype: torch.dtype | None = torch.floa
     if size < lanes:
         raise ValueError("from_replay: state: expected a buffer with transitions, got an empty one; train the run first")
     order = (torch.arange(cursor - size, cursor) % capacity)[size % lanes :]
-    rows = tree.map(lambda x: x[order.to(x.device)], ring.data)
-    rows = tree.map(lambda x: x.to(dtype) if dtype is not None and x.is_floating_point() else x, rows)
+    rows = _cast(tree.map(lambda x: x[order.to(x.device)], ring.data), dtype)
     first = getattr(algo.env.action_space, "start", 0)
     if isinstance(first, int) and first:
         rows = rows.replace(action=rows.action + first)
     steps = tree.reshape(rows, (-1, lanes), batch_dims=1)
     data = from_rollouts(steps.replace(extras={}), spaces=algo.env, what="from_replay")
     # A run that was resumed on the host began new episodes without a flag.
-    after, before = data.transition.next_observation, data.transition.observation
-    same = torch.stack([
-        (x[:-1] == y[1:]).reshape(data.size - 1, -1).all(1) for x, y in zip(tree.leaves(after), tree.leaves(before), strict=True)
-    ]).all(0) if data.size > 1 else data.end[:0]  # fmt: skip
-    cut = torch.cat([~same, torch.ones_like(data.end[:1])])
+    cut = torch.cat([~follows(data.transition), torch.ones_like(data.end[:1])])
     return from_transitions(data.transition, end=data.end | cut, spaces=algo.env, what="from_replay")
+
+
+def _cast(rows: Any, dtype: torch.dtype | None) -> Any:
+    return rows if dtype is None else tree.to(rows, dtype)

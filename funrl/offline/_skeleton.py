@@ -1,32 +1,23 @@
 """The skeleton of offline learners: draw batches from a data set, and take a gradient step on each."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import torch
 
 from funrl import _check, buffers, random, stats, tree
-from funrl.algos import ActorParams, Algorithm, Learned, LearnerState, State, in_dtype_of, make_hparams, off_policy
+from funrl.algos import ActorParams, Algorithm, Learned, LearnerState, State, configure, in_dtype_of, make_hparams, off_policy
 from funrl.algos.off_policy import Learner
 from funrl.env import AnyEnv, Env, Transition
+from funrl.offline import _online as online
 from funrl.offline._dataset import Dataset, check_actions, spaces_of
 from funrl.offline._files import Stream
 from funrl.offline._views import moments
+from funrl.policies import StatefulPolicy
 from funrl.spaces import Box, Discrete
 
-
-class _Nothing:
-    """A stand-in for a data set where there is none."""
-
-    host = False
-
-    def __bool__(self) -> bool:
-        return False
-
-
-NOTHING: Any = _Nothing()
 _NO_ACTOR: Any = ()
 EnvOrSpaces: TypeAlias = AnyEnv | tuple[Any, Any]
 Data: TypeAlias = Dataset | Stream | None
@@ -77,15 +68,11 @@ def environment(what: str, place: Any, dataset: Any) -> AnyEnv:
     seen, chosen = spaces_of(f"{what}: env", place)
     if dataset is not None:
         source = dataset.dataset if isinstance(dataset, Stream) else dataset
-        if not isinstance(source, Dataset):
-            raise TypeError(
-                f"{what}: dataset: expected a Dataset of funrl.offline.datasets, got a {type(dataset).__name__}; "
-                "datasets.open_dataset opens files"
-            )
+        remedy = "datasets.open_dataset opens files"
+        _check.instance(f"{what}: dataset", source, Dataset, remedy, "a Dataset of funrl.offline.datasets")
         pairs = (("observations", seen, source.transition.observation), ("actions", chosen, source.transition.action))
         for name, space, rows in pairs:
-            shape = None if not hasattr(space, "spaces") and isinstance(rows, torch.Tensor) else ()
-            if shape is None and tuple(rows.shape[1:]) != tuple(space.shape):
+            if isinstance(rows, torch.Tensor) and not hasattr(space, "spaces") and tuple(rows.shape[1:]) != tuple(space.shape):
                 raise ValueError(f"{what}: dataset: expected {name} as in {space}, got rows of shape {list(rows.shape[1:])}")
         discrete = isinstance(chosen, Discrete)
         action = source.transition.action
@@ -136,7 +123,58 @@ def check(name: str, env: AnyEnv, config: Any, *, actions: str, observations: st
         )
 
 
-def make(name: str, env: AnyEnv, dataset: Data, config: Any, spec: Learner, given: dict[str, Any] | None = None) -> Algorithm:
+def build(
+    name: str,
+    kind: type,
+    place: Any,
+    dataset: Any,
+    learner: Callable[..., Learner],
+    options: dict[str, Any],
+    optimizer: Any,
+    nets: dict[str, Any],
+    columns: Callable[[Any, Any], Data] | None = None,
+) -> Algorithm:
+    """Make a learner of the arguments of its ``make``, or of its ``online``, where its configuration is an :class:`OnlineConfig`.
+
+    Args:
+        name: its name for ``python -m funrl train``.
+        kind: the class of its configuration.
+        place: the environment, or the pair of its spaces.
+        dataset: the data, or None.
+        learner: ``learner(env, config, optimizer, **nets)``, which checks them and returns the parts of the algorithm.
+        options: the fields of the configuration.
+        optimizer: the optimizer of the user, or None.
+        nets: the networks of the user, or None each.
+        columns: ``columns(dataset, config)``, which selects rows of the data or adds columns to it; None: it stays.
+
+    Raises:
+        TypeError, ValueError: as :func:`environment`, ``learner`` and ``columns``.
+
+    Example:
+        >>> import funrl
+        >>> env, bc = funrl.envs.make("Pendulum-v1"), funrl.offline.bc
+        >>> build("cloning", bc.BCConfig, env, None, bc.learner, {"num_cells": (8,)}, None, {"actor": None}).name
+        'cloning'
+    """
+    config, given = configure(kind, options, optimizer=optimizer, **nets)
+    env = environment(name, place, dataset)
+    spec = learner(env, config, optimizer, **nets)
+    if columns is not None and dataset is not None:
+        dataset = columns(dataset, config)
+    return (online.make if isinstance(config, online.OnlineConfig) else make)(name, env, dataset, config, spec, given)
+
+
+def make(
+    name: str,
+    env: AnyEnv,
+    dataset: Data,
+    config: Any,
+    spec: Learner,
+    given: dict[str, Any] | None = None,
+    *,
+    draw: Callable[[torch.Tensor], Any] | None = None,
+    rows_of: Callable[[Any], Transition] | None = None,
+) -> Algorithm:
     """Make an :class:`~funrl.algos.Algorithm` of a :class:`funrl.algos.off_policy.Learner` that learns from a data set.
 
     ``collect`` draws ``num_updates`` batches of transitions, uniformly and with replacement, and ``learn`` takes a gradient step on each.
@@ -148,8 +186,10 @@ def make(name: str, env: AnyEnv, dataset: Data, config: Any, spec: Learner, give
         env: the environment, for evaluation and its spaces.
         dataset: the data; None: the learner only acts, as one that was loaded from a run.
         config: an :class:`OfflineConfig`.
-        spec: the parts that are particular to the algorithm.
+        spec: the parts that are particular to the algorithm; its policies may be a :class:`funrl.policies.StatefulPolicy`.
         given: the parts that the user gave instead of the default ones.
+        draw: ``draw(index)``, what ``collect`` returns of rows, int64 [U, N]; None: their transitions.
+        rows_of: ``rows_of(drawn)``, the transitions [U, N, K, *] of what ``draw`` returns; None: there is no ``draw``.
 
     Example:
         >>> import funrl
@@ -163,26 +203,30 @@ def make(name: str, env: AnyEnv, dataset: Data, config: Any, spec: Learner, give
     start = env.action_space.start if isinstance(env.action_space, Discrete) else 0
     source = dataset.dataset if isinstance(dataset, Stream) else dataset
     dtype = torch.float32 if source is None else source.transition.reward.dtype
-    example = _zeros(env.observation_space, dtype)
+    example = tree.map(lambda x: torch.zeros(x.shape, dtype=dtype), env.observation_space.sample(random.key(0, "cpu")))
     known: Any = ()
     if config.normalize_observation:
         known = stats.moments(example) if dataset is None else moments(dataset)
 
     def init(key: torch.Tensor, hparams: Mapping[str, torch.Tensor] = MappingProxyType({})) -> State:
-        observation = tree.to(tree.map(lambda x: x.to(dtype), example), key.device)
-        network, target, optimizer = spec.init(key, observation)
+        network, target, optimizer = spec.init(key, tree.to(example, key.device))
         params = ActorParams(network, observation=tree.map(lambda x: x.to(key.device, copy=True), known))
         own = make_hparams(config, torch.zeros((), dtype=dtype, device=key.device), hparams)
-        return start_state(params, own, target=target, optimizer=optimizer)
+        counts = {name: torch.zeros_like(own.gamma, dtype=torch.int64) for name in ("num_steps", "num_updates")}
+        learner = LearnerState(params=params, hparams=own, target=target, optimizer=optimizer, **counts)
+        return tree.map(torch.Tensor.contiguous, State(_NO_ACTOR, learner))
 
-    def collect(key: torch.Tensor, state: State) -> tuple[Any, Transition]:
+    def collect(key: torch.Tensor, state: State) -> tuple[Any, Any]:
         if dataset is None:
             raise ValueError(f"{name}: it was made without data, to act alone; give the data set: make(env, dataset)")
         index = random.randint(key, (config.num_updates, config.batch_size), 0, dataset.size)
-        return state.actor, dataset.rows(index)
+        return state.actor, (draw or dataset.rows)(index)
 
-    def learn(key: torch.Tensor, learner: LearnerState, transitions: Transition) -> tuple[LearnerState, dict[str, torch.Tensor]]:
-        _check_batches(name, learner, transitions, config)
+    def learn(key: torch.Tensor, learner: LearnerState, transitions: Any) -> tuple[LearnerState, dict[str, torch.Tensor]]:
+        remedy = "give state.learner" if isinstance(learner, State) else "algo.init(key).learner is one"
+        _check.instance(f"{name}: learn: learner", learner, LearnerState, remedy)
+        transitions = transitions if rows_of is None else rows_of(transitions)
+        _check_batches(name, transitions.reward, config, windows=rows_of is not None)
         sample = _sample(learner.params, transitions, start)
         before = Learned(learner.params.network, learner.target, learner.optimizer, learner.num_updates)
         after, metrics = off_policy.fit(spec, config, before, random.split(key, config.num_updates), sample, learner.hparams)
@@ -196,28 +240,16 @@ def make(name: str, env: AnyEnv, dataset: Data, config: Any, spec: Learner, give
         )
         return learner, {"steps": num_steps, **{key: x.mean() for key, x in metrics.items()}, "updates": after.num_updates}
 
-    def acting(choose: Any) -> Any:
-        def act(params: ActorParams, key: torch.Tensor, observation: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-            action = choose(params, key, normalized(params, in_dtype_of(params.network, observation)))
-            return action + start if start else action, {}
-
-        return act
-
-    return Algorithm(
-        name, env, config, init, collect, learn, acting(spec.sample), acting(spec.greedy), given or {}, data=dataset or NOTHING
-    )
+    data = () if dataset is None else dataset  # None is for learners that act in the environment
+    return Algorithm(name, env, config, init, collect, learn, _policy(spec.sample, start), _policy(spec.greedy, start), given or {}, data)
 
 
-def start_state(params: ActorParams, hparams: Any, **parts: Any) -> State:
-    """Return the initial state of a learner; nothing acts, so its actor is empty.
+def _policy(choose: Any, start: int) -> Any:
+    def act(params: ActorParams, key: torch.Tensor, observation: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        action = choose(params, key, normalized(params, in_dtype_of(params.network, observation)))
+        return action + start if start else action, {}
 
-    Example:
-        >>> start_state(ActorParams(torch.zeros(2)), make_hparams(OfflineConfig(), torch.zeros(()))).learner.num_steps
-        tensor(0)
-    """
-    count = torch.zeros_like(hparams.gamma, dtype=torch.int64)
-    learner = LearnerState(params=params, hparams=hparams, num_steps=count, num_updates=count.clone(), **parts)
-    return tree.map(torch.Tensor.contiguous, State(_NO_ACTOR, learner))
+    return choose if isinstance(choose, StatefulPolicy) else act
 
 
 def _sample(params: ActorParams, transitions: Transition, start: int) -> buffers.Sample:
@@ -244,24 +276,8 @@ def normalized(params: ActorParams, observation: Any) -> Any:
     return stats.normalize(params.observation, observation, eps=1e-6)
 
 
-def _zeros(space: Any, dtype: torch.dtype) -> Any:
-    """Return an element of zeros, floating-point parts in ``dtype``."""
-    if hasattr(space, "spaces"):
-        parts = space.spaces
-        return (
-            {name: _zeros(part, dtype) for name, part in parts.items()}
-            if isinstance(parts, dict)
-            else tuple(_zeros(x, dtype) for x in parts)
-        )
-    return torch.zeros(space.shape, dtype=dtype)
-
-
-def _check_batches(name: str, learner: Any, transitions: Transition, config: Any) -> None:
-    if not isinstance(learner, LearnerState):
-        remedy = "give state.learner" if isinstance(learner, State) else "algo.init(key).learner is one"
-        raise TypeError(f"{name}: learn: learner: expected a LearnerState, got a {type(learner).__name__}; {remedy}")
-    shape, expected = tuple(transitions.reward.shape), (config.num_updates, config.batch_size)
-    if shape != expected:
-        raise ValueError(
-            f"{name}: learn: transitions: expected leaves {[*expected]}, num_updates by batch_size, got a reward {list(shape)}"
-        )
+def _check_batches(name: str, reward: torch.Tensor, config: Any, *, windows: bool) -> None:
+    expected = (config.num_updates, config.batch_size)
+    if tuple(reward.shape[:2]) != expected or reward.ndim != 2 + windows:
+        got = list(reward.shape)
+        raise ValueError(f"{name}: learn: transitions: expected leaves {[*expected]}, num_updates by batch_size, got a reward {got}")

@@ -165,16 +165,14 @@ def merge(*datasets: Dataset) -> Dataset:
         >>> merge(data, data).size
         4
     """
-    if not datasets:
-        raise ValueError("merge: datasets: expected at least one, got none")
-    for data in datasets:
+    for data in _check.some("merge: datasets", datasets, "data set"):
         check_dataset("merge", data)
     first = datasets[0]
     for other in datasets[1:]:
-        pairs = {"observation_space": "observations", "action_space": "actions"}
-        for name, kind in pairs.items():
-            if getattr(first, name) != getattr(other, name):
-                raise ValueError(f"merge: expected the same space of {kind}, got {getattr(first, name)} and {getattr(other, name)}")
+        for kind in ("observation", "action"):
+            spaces = [getattr(data, f"{kind}_space") for data in (first, other)]
+            if spaces[0] != spaces[1]:
+                raise ValueError(f"merge: expected the same space of {kind}s, got {spaces[0]} and {spaces[1]}")
     notes = tuple(dict.fromkeys(note for data in datasets for note in data.notes))
     return tree.cat([data.replace(notes=notes) for data in datasets])
 

@@ -5,25 +5,15 @@ from typing import Any
 import torch
 
 from funrl import _check, random, tree
-from funrl.algos import (
-    Algorithm,
-    Learned,
-    apply_gradients,
-    batchwise,
-    configure,
-    critic_member,
-    init_actor_critic,
-    q_ensemble,
-    start_optimizer,
-)
+from funrl.algos import Algorithm, Learned, apply_gradients, init_actor_critic, start_optimizer
 from funrl.algos.off_policy import Learner
 from funrl.env import AnyEnv, Transition
 from funrl.losses import ActorCritic, advantage_weighted_loss, awac_critic_loss
 from funrl.nn import OwnNet
-from funrl.offline import _online as online_skeleton, _skeleton as skeleton
+from funrl.offline import _skeleton as skeleton
 from funrl.offline._dataset import Dataset
 from funrl.offline._online import OnlineConfig
-from funrl.offline._parts import gaussian_actor, gaussian_policy
+from funrl.offline._parts import actor_and_critics, gaussian_actor, gaussian_policy
 from funrl.offline._skeleton import Data, EnvOrSpaces, OfflineConfig
 from funrl.optim import Optimizer, soft_update
 
@@ -78,10 +68,7 @@ def make(
     Reference: A. Nair, A. Gupta, M. Dalal, S. Levine, "AWAC: Accelerating Online Reinforcement Learning with Offline Datasets", 2020,
         arXiv:2006.09359, algorithm 1. The value of a state is estimated by the critics at one action of the policy.
     """
-    nets = {"actor": actor, "critic": critic}
-    config, given = configure(AWACConfig, options, optimizer=optimizer, **nets)
-    env = skeleton.environment("awac", env, dataset)
-    return skeleton.make("awac", env, dataset, config, _learner(env, config, optimizer, **nets), given)
+    return skeleton.build("awac", AWACConfig, env, dataset, _learner, options, optimizer, {"actor": actor, "critic": critic})
 
 
 def online(
@@ -107,10 +94,7 @@ def online(
         >>> algo.step(funrl.random.key(1), algo.init(funrl.random.key(0)))[1]["steps"]
         tensor(8)
     """
-    nets = {"actor": actor, "critic": critic}
-    config, given = configure(AWACOnlineConfig, options, optimizer=optimizer, **nets)
-    env = skeleton.environment("awac_online", env, dataset)
-    return online_skeleton.make("awac_online", env, dataset, config, _learner(env, config, optimizer, **nets), given)
+    return skeleton.build("awac_online", AWACOnlineConfig, env, dataset, _learner, options, optimizer, {"actor": actor, "critic": critic})
 
 
 def _learner(env: AnyEnv, config: Any, optimizer: Any, *, actor: Any, critic: Any) -> Learner:
@@ -118,9 +102,8 @@ def _learner(env: AnyEnv, config: Any, optimizer: Any, *, actor: Any, critic: An
     _check.fields(config, "[0, 1]", "tau")
     _check.fields(config, "[0, inf)", "temperature")
     _check.fields(config, "(0, inf)", "max_weight")
-    space, seen = env.action_space, env.observation_space
-    policy = gaussian_actor(config.num_cells, space, config.activation, batchwise("actor", actor, seen, space.shape[0]))
-    critics = q_ensemble(2, config.num_cells, config.activation, critic_member(critic, 2, seen, 1))
+    space: Any = env.action_space
+    policy, critics = actor_and_critics(gaussian_actor, env, config, actor, critic)
     networks: dict[str, Any] = {"actor": policy.apply, "critic": critics.apply}
 
     def init(key: torch.Tensor, observation: Any) -> tuple[ActorCritic, Any, Any]:

@@ -6,23 +6,22 @@ import torch
 
 from funrl import nn, tree
 from funrl.algos import (
-    ActorParams,
     Algorithm,
     Learned,
     apply_gradients,
     batchwise,
-    configure,
     deterministic_actor,
     half_width,
+    soft_policy,
     start_optimizer,
 )
 from funrl.algos.off_policy import Learner
 from funrl.distributions import Categorical
-from funrl.env import Transition
+from funrl.env import AnyEnv, Transition
 from funrl.losses import ActorCritic, bc_loss
-from funrl.nn import Net, OwnNet
+from funrl.nn import OwnNet
 from funrl.offline import _skeleton as skeleton
-from funrl.offline._parts import deterministic_policy, gaussian_actor, gaussian_policy, no_schedule
+from funrl.offline._parts import deterministic_policy, gaussian_actor, gaussian_policy
 from funrl.offline._skeleton import Data, EnvOrSpaces, OfflineConfig
 from funrl.optim import Optimizer
 from funrl.spaces import Discrete
@@ -71,19 +70,17 @@ def make(env: EnvOrSpaces, dataset: Data, *, actor: OwnNet = None, optimizer: Op
 
     Reference: D. A. Pomerleau, "ALVINN: An Autonomous Land Vehicle in a Neural Network", NIPS 1988 (no arXiv id).
     """
-    return cloning("bc", BCConfig, env, dataset, actor, optimizer, options)
+    return skeleton.build("bc", BCConfig, env, dataset, learner, options, optimizer, {"actor": actor})
 
 
-def cloning(name: str, kind: type, place: Any, dataset: Any, actor: Any, optimizer: Any, options: dict[str, Any]) -> Algorithm:
-    """Make behavioural cloning called ``name``; see :func:`make`.
+def learner(env: AnyEnv, config: BCConfig, optimizer: Optimizer | None, *, actor: Any) -> Learner:
+    """Return the parts of behavioural cloning.
 
     Example:
-        >>> from funrl.spaces import Box
-        >>> cloning("bc", BCConfig, (Box(-1.0, 1.0, (2,)), Discrete(3)), None, None, None, {}).name
-        'bc'
+        >>> import funrl
+        >>> learner(funrl.envs.make("CartPole-v1"), BCConfig(), None, actor=None).delay
+        1
     """
-    config, given = configure(kind, options, actor=actor, optimizer=optimizer)
-    env = skeleton.environment(name, place, dataset)
     skeleton.check("behavioural cloning", env, config, actions="either", observations="any" if actor is not None else "vectors")
     space: Any = env.action_space
     discrete = isinstance(space, Discrete)
@@ -93,7 +90,7 @@ def cloning(name: str, kind: type, place: Any, dataset: Any, actor: Any, optimiz
     if discrete:
         logits = own or nn.mlp(config.num_cells, space.n, activation=config.activation, out_init=nn.orthogonal(0.01))
         policy = nn.Net(logits.init, lambda params, observation: Categorical(logits.apply(params, observation)))
-        act = _categorical_policy(policy)
+        act = soft_policy(policy)
     else:
         build = gaussian_actor if config.stochastic else deterministic_actor
         policy = build(config.num_cells, space, config.activation, own)
@@ -110,14 +107,4 @@ def cloning(name: str, kind: type, place: Any, dataset: Any, actor: Any, optimiz
         )
         return apply_gradients(learned, gradient, hparams.learning_rate, optimizer, part="actor"), metrics
 
-    return skeleton.make(name, env, dataset, config, Learner(init, learn, *act), given)
-
-
-def _categorical_policy(policy: Net) -> tuple[Any, Any, Any]:
-    def sample(params: ActorParams, key: torch.Tensor, observation: Any) -> torch.Tensor:
-        return policy.apply(params.network.actor, observation).sample(key)
-
-    def greedy(params: ActorParams, key: torch.Tensor, observation: Any) -> torch.Tensor:
-        return policy.apply(params.network.actor, observation).mode()
-
-    return sample, greedy, no_schedule
+    return Learner(init, learn, *act)

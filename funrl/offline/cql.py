@@ -1,38 +1,39 @@
 """Conservative Q-learning, and its calibrated form, from data and then in the environment."""
 
+import dataclasses
 from typing import Any
 
 import torch
 
-from funrl import _check, random, tree
+from funrl import _check, nn, random, tree
 from funrl.algos import (
+    ActorParams,
     Algorithm,
     Learned,
     apply_gradients,
     apply_gradients_with_temperature,
     batchwise,
-    configure,
-    critic_member,
     init_soft_actor_critic,
-    q_ensemble,
     soft_policy,
     start_optimizer,
     stochastic_actor,
 )
 from funrl.algos.off_policy import Learner
 from funrl.env import AnyEnv, Transition
-from funrl.losses import SoftActorCritic, cql_critic_loss, sac_actor_loss
+from funrl.losses import SoftActorCritic, cql_critic_loss, discrete_cql_loss, sac_actor_loss
 from funrl.nn import OwnNet
-from funrl.offline import _online as online_skeleton, _skeleton as skeleton
-from funrl.offline._dataset import Dataset
-from funrl.offline._discrete_cql import learner as discrete_learner
+from funrl.offline import _skeleton as skeleton
+from funrl.offline._dataset import Dataset, check_dataset
 from funrl.offline._files import Stream
 from funrl.offline._online import OnlineConfig
+from funrl.offline._parts import actor_and_critics, no_schedule
 from funrl.offline._skeleton import Data, EnvOrSpaces, OfflineConfig
 from funrl.optim import Optimizer, soft_update
 from funrl.spaces import Discrete
 
 __all__ = ["CQLConfig", "CQLOnlineConfig", "make", "online"]
+
+_CONTINUOUS = ("num_actions", "calibrated", "initial_alpha", "actor_learning_rate", "entropy_share")
 
 
 @tree.dataclass
@@ -102,12 +103,7 @@ def make(
         arXiv:2303.05479.
     """
     nets = {"actor": actor, "critic": critic}
-    config, given = configure(CQLConfig, options, optimizer=optimizer, **nets)
-    env = skeleton.environment("cql", env, dataset)
-    if isinstance(env.action_space, Discrete):
-        spec = discrete_learner(env, config, optimizer, **nets)
-        return skeleton.make("cql", env, dataset, config, spec, given)
-    return skeleton.make("cql", env, _with_returns(dataset, config), config, _learner(env, config, optimizer, **nets), given)
+    return skeleton.build("cql", CQLConfig, env, dataset, _either, options, optimizer, nets, _with_returns)
 
 
 def online(
@@ -135,21 +131,19 @@ def online(
         tensor(8)
     """
     nets = {"actor": actor, "critic": critic}
-    config, given = configure(CQLOnlineConfig, options, optimizer=optimizer, **nets)
-    env = skeleton.environment("cql_online", env, dataset)
-    spec = _learner(env, config, optimizer, **nets)
-    return online_skeleton.make("cql_online", env, _with_returns(dataset, config), config, spec, given)
+    return skeleton.build("cql_online", CQLOnlineConfig, env, dataset, _learner, options, optimizer, nets, _with_returns)
 
 
-def _with_returns(dataset: Any, config: Any) -> Any:
-    if not config.calibrated or dataset is None:
+def _with_returns(dataset: Dataset | Stream, config: CQLConfig) -> Dataset | Stream:
+    if not config.calibrated:
         return dataset
-    if isinstance(dataset, Stream):
-        raise TypeError(
-            "cql: dataset: expected a Dataset, whose returns are a column with calibrated=True, got a Stream; give stream.dataset"
-        )
+    dataset = check_dataset("cql", dataset)
     rows = dataset.transition
     return dataset.replace(transition=rows.replace(extras={**rows.extras, "return_to_go": dataset.discounted_return(config.gamma)}))
+
+
+def _either(env: AnyEnv, config: Any, optimizer: Any, **nets: Any) -> Learner:
+    return (_discrete_learner if isinstance(env.action_space, Discrete) else _learner)(env, config, optimizer, **nets)
 
 
 def _learner(env: AnyEnv, config: Any, optimizer: Any, *, actor: Any, critic: Any) -> Learner:
@@ -158,9 +152,8 @@ def _learner(env: AnyEnv, config: Any, optimizer: Any, *, actor: Any, critic: An
     _check.fields(config, "(0, inf)", "initial_alpha")
     _check.fields(config, "[0, inf)", "penalty_weight", "actor_learning_rate", "entropy_share")
     _check.fields(config, "[0, 1]", "tau")
-    space, seen = env.action_space, env.observation_space
-    policy = stochastic_actor(config.num_cells, space, config.activation, batchwise("actor", actor, seen, 2 * space.shape[0]))
-    critics = q_ensemble(2, config.num_cells, config.activation, critic_member(critic, 2, seen, 1))
+    space: Any = env.action_space
+    policy, critics = actor_and_critics(stochastic_actor, env, config, actor, critic, 2)
     networks: dict[str, Any] = {"actor": policy.apply, "critic": critics.apply}
 
     def init(key: torch.Tensor, observation: Any) -> tuple[SoftActorCritic, Any, Any]:
@@ -185,3 +178,32 @@ def _learner(env: AnyEnv, config: Any, optimizer: Any, *, actor: Any, critic: An
         return learned.replace(target=target), {**further, **metrics}
 
     return Learner(init, learn, *soft_policy(policy))
+
+
+def _discrete_learner(env: AnyEnv, config: Any, optimizer: Any, *, actor: Any, critic: Any) -> Learner:
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    changed = [name for name in _CONTINUOUS if getattr(config, name) != defaults[name]]
+    for name in (*changed, *(("actor",) if actor is not None else ())):
+        raise ValueError(f"{name}: is for continuous actions, and {env.name} has discrete ones; leave it out")
+    skeleton.check("CQL", env, config, actions="either", observations="vectors" if critic is None else "any")
+    _check.fields(config, "[0, inf)", "penalty_weight")
+    _check.fields(config, "[0, 1]", "tau")
+    count = env.action_space.n
+    net = batchwise("critic", critic, env.observation_space, count)
+    net = net or nn.mlp(config.num_cells, count, activation=config.activation, out_init=nn.orthogonal(1.0))
+
+    def init(key: torch.Tensor, observation: Any) -> tuple[Any, Any, Any]:
+        network = net.init(key, observation)
+        return network, tree.map(torch.clone, network), start_optimizer(optimizer, network)
+
+    def learn(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: Any) -> Any:
+        gradient, (_, metrics) = torch.func.grad_and_value(discrete_cql_loss, has_aux=True)(
+            learned.network, learned.target, batch, apply=net.apply, gamma=gamma, penalty_weight=hparams.penalty_weight, weight=weight
+        )
+        learned = apply_gradients(learned, gradient, hparams.learning_rate, optimizer)
+        return learned.replace(target=soft_update(learned.network, learned.target, tau=hparams.tau)), metrics
+
+    def act(params: ActorParams, key: torch.Tensor, observation: Any) -> torch.Tensor:
+        return net.apply(params.network, observation).argmax(-1)
+
+    return Learner(init, learn, act, act, no_schedule)

@@ -1,32 +1,22 @@
 """The decision transformer."""
 
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from funrl import _check, optim, random, stats, tree
-from funrl.algos import (
-    ActorParams,
-    Algorithm,
-    Learned,
-    LearnerState,
-    State,
-    apply_gradients,
-    configure,
-    half_width,
-    in_dtype_of,
-    make_hparams,
-)
-from funrl.compiler import scan
+from funrl import _check, optim, random, tree
+from funrl.algos import ActorParams, Algorithm, Learned, apply_gradients, configure, half_width, in_dtype_of
+from funrl.algos.off_policy import Learner
+from funrl.env import AnyEnv, Transition
 from funrl.losses import decision_transformer_loss
 from funrl.nn import Net
 from funrl.offline import _skeleton as skeleton
-from funrl.offline._dataset import Dataset
+from funrl.offline._dataset import Dataset, check_dataset
+from funrl.offline._parts import no_schedule
 from funrl.offline._skeleton import EnvOrSpaces, OfflineConfig
 from funrl.offline._transformer import episode_transformer, last_rows
-from funrl.offline._views import Window, moments, windows
+from funrl.offline._views import Window, windows
 from funrl.policies import StatefulPolicy
 from funrl.spaces import Discrete
 from funrl.transforms import compose, target_return
@@ -102,55 +92,44 @@ def make(env: EnvOrSpaces, dataset: Dataset | None, **options: Any) -> Algorithm
     config, _ = configure(DTConfig, options)
     env = skeleton.environment("decision_transformer", env, dataset)
     skeleton.check("the decision transformer", env, config, actions="either")
-    _check_config(config, dataset)
-    space, width = env.action_space, env.observation_space.shape[0]
+    _check_config(config)
+    data: Any = dataset  # windows are drawn where there is one
+    step = None if dataset is None else check_dataset("decision_transformer", dataset).step
+    space: Any = env.action_space
+    first = space.start if isinstance(space, Discrete) else 0
+
+    def draw(index: torch.Tensor) -> Window:
+        return windows(data, index, config.context_length, step)
+
+    def rows_of(window: Window) -> Transition:
+        rows = window.transition
+        action = torch.where(window.mask, rows.action, first) if first else rows.action
+        return rows.replace(action=action, extras={"return_to_go": window.return_to_go, "step": window.step, "mask": window.mask})
+
+    algo = skeleton.make("decision_transformer", env, dataset, config, _learner(env, config), draw=draw, rows_of=rows_of)
+    return algo if env.name == "offline" else algo._replace(env=compose(env, target_return(config.target_return)))
+
+
+def _learner(env: AnyEnv, config: DTConfig) -> Learner:
+    space: Any = env.action_space
     discrete = isinstance(space, Discrete)
     net, predict = _model(config, space)
-    step_of_rows = None if dataset is None else dataset.step
-    dtype = torch.float32 if dataset is None else dataset.transition.reward.dtype
-    known = stats.moments(torch.zeros(width, dtype=dtype)) if dataset is None else moments(dataset)
 
-    def init(key: torch.Tensor, hparams: Mapping[str, torch.Tensor] = MappingProxyType({})) -> State:
-        zero = torch.zeros((), dtype=dtype, device=key.device)
-        action = torch.zeros(space.shape, dtype=torch.int64 if discrete else dtype, device=key.device)
-        network = net.init(key, zero.new_zeros(width), action)
-        observed = tree.map(lambda x: x.to(key.device, copy=True), known) if config.normalize_observation else ()
-        own = make_hparams(config, zero, hparams)
-        return skeleton.start_state(ActorParams(network, observed), own, optimizer=_optimizer(own, 0.0).init(network))
+    def init(key: torch.Tensor, observation: torch.Tensor) -> tuple[Any, Any, Any]:
+        action = observation.new_zeros(space.shape, dtype=torch.int64 if discrete else observation.dtype)
+        network = net.init(key, observation, action)
+        return network, (), _optimizer(config, 0.0).init(network)
 
-    def collect(key: torch.Tensor, state: State) -> tuple[Any, Window]:
-        if dataset is None:
-            raise ValueError("decision_transformer: it was made without data, to act alone; give the data set: make(env, dataset)")
-        index = random.randint(key, (config.num_updates, config.batch_size), 0, dataset.size)
-        return state.actor, windows(dataset, index, config.context_length, step_of_rows)
+    def learn(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: Any) -> Any:
+        scale = 1.0 if discrete else half_width(space, batch.reward)
+        gradient, (_, metrics) = torch.func.grad_and_value(decision_transformer_loss, has_aux=True)(
+            learned.network, Window(batch, **batch.extras), apply=predict, key=key if config.dropout else None, scale=scale
+        )
+        rate = hparams.learning_rate * ((learned.num_updates + 1) / hparams.warmup_updates).clamp(max=1.0)
+        return apply_gradients(learned, gradient, rate, _optimizer(hparams, rate)), {**metrics, "learning_rate": rate}
 
-    def learn(key: torch.Tensor, learner: LearnerState, window: Window) -> tuple[LearnerState, dict[str, torch.Tensor]]:
-        window, hparams = in_dtype_of(learner.params.network, window), learner.hparams
-        rows = window.transition
-        action = _counted(rows.action, window.mask, space.start if discrete else 0)
-        rows = rows.replace(observation=skeleton.normalized(learner.params, rows.observation), action=action)
-        scale = 1.0 if discrete else half_width(space, rows.reward)
-
-        def once(learned: Learned, x: Any) -> tuple[Learned, dict[str, torch.Tensor]]:
-            each, part = x
-            gradient, (_, metrics) = torch.func.grad_and_value(decision_transformer_loss, has_aux=True)(
-                learned.network, part, apply=predict, key=each if config.dropout else None, scale=scale
-            )
-            rate = hparams.learning_rate * ((learned.num_updates + 1) / hparams.warmup_updates).clamp(max=1.0)
-            learned = apply_gradients(learned, gradient, rate, _optimizer(hparams, rate))
-            return learned.replace(num_updates=learned.num_updates + 1), {**metrics, "learning_rate": rate}
-
-        before = Learned(learner.params.network, (), learner.optimizer, learner.num_updates)
-        after, metrics = scan(once, before, (random.split(key, config.num_updates), window.replace(transition=rows)))
-        num_steps, params = learner.num_steps + config.num_updates, learner.params.replace(network=after.network)
-        learner = learner.replace(params=params, optimizer=after.optimizer, num_steps=num_steps, num_updates=after.num_updates)
-        return learner, {"steps": num_steps, **{name: x.mean() for name, x in metrics.items()}, "updates": after.num_updates}
-
-    policies = [_policy(predict, config, space, width, random_draw=draw) for draw in (True, False)]
-    if env.name != "offline":
-        env = compose(env, target_return(config.target_return))
-    functions: list[Any] = [init, collect, learn, *policies]
-    return Algorithm("decision_transformer", env, config, *functions, data=dataset or skeleton.NOTHING)
+    act, greedy = (_policy(predict, config, space, env.observation_space.shape[0], random_draw=draw) for draw in (True, False))
+    return Learner(init, learn, act, greedy, no_schedule)
 
 
 def _model(config: DTConfig, space: Any) -> tuple[Net, Callable[..., torch.Tensor]]:
@@ -171,7 +150,7 @@ def _model(config: DTConfig, space: Any) -> tuple[Net, Callable[..., torch.Tenso
     return net, predict
 
 
-def _policy(predict: Any, config: DTConfig, space: Any, width: int, *, random_draw: bool) -> StatefulPolicy:
+def _policy(predict: Any, config: DTConfig, space: Any, width: int, *, random_draw: bool) -> Any:
     """Return the policy: its memory is the last K steps."""
     discrete = isinstance(space, Discrete)
 
@@ -207,23 +186,14 @@ def _policy(predict: Any, config: DTConfig, space: Any, width: int, *, random_dr
     return StatefulPolicy(init, begin, act)
 
 
-def _counted(action: torch.Tensor, mask: torch.Tensor, start: int) -> torch.Tensor:
-    """Return discrete actions counted from 0, and 0 in padding."""
-    return torch.where(mask, action - start, 0) if start else action
-
-
 def _optimizer(hparams: Any, rate: Any) -> optim.Optimizer:
     return optim.chain(optim.clip_by_global_norm(hparams.max_grad_norm), optim.adamw(rate, weight_decay=hparams.weight_decay))
 
 
-def _check_config(config: DTConfig, dataset: Any) -> None:
+def _check_config(config: DTConfig) -> None:
     for name, default in (("num_cells", ()), ("activation", "gelu"), ("gamma", 0.99)):
         if getattr(config, name) != default:
             raise ValueError(f"{name}: a decision transformer has none; leave it out")
-    if dataset is not None and not isinstance(dataset, Dataset):
-        raise TypeError(
-            f"decision_transformer: dataset: expected a Dataset, got a {type(dataset).__name__}; of a stream give stream.dataset"
-        )
     _check.fields(config, "[1, inf)", "context_length", "hidden_size", "num_layers", "num_heads", "max_steps", "warmup_updates")
     _check.fields(config, "(0, inf)", "return_scale", "max_grad_norm")
     _check.fields(config, "[0, inf)", "weight_decay")

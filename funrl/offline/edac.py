@@ -5,8 +5,9 @@ from typing import Any
 from funrl import tree
 from funrl.algos import Algorithm
 from funrl.nn import OwnNet
+from funrl.offline import _skeleton as skeleton
 from funrl.offline._skeleton import Data, EnvOrSpaces
-from funrl.offline.sac_n import SACNConfig, ensemble
+from funrl.offline.sac_n import SACNConfig, learner
 from funrl.optim import Optimizer
 
 __all__ = ["EDACConfig", "make"]
@@ -50,4 +51,4 @@ def make(
     Reference: G. An, S. Moon, J.-H. Kim, H. O. Song, "Uncertainty-Based Offline Reinforcement Learning with Diversified Q-Ensemble", 2021,
         arXiv:2110.01548, algorithm 1. A step moves actor, critics and temperature at once, by the parameters before it.
     """
-    return ensemble("edac", EDACConfig, env, dataset, actor, critic, optimizer, options)
+    return skeleton.build("edac", EDACConfig, env, dataset, learner, options, optimizer, {"actor": actor, "critic": critic})

@@ -3,13 +3,13 @@
 from typing import Any
 
 from funrl import tree
-from funrl.algos import Algorithm, configure
+from funrl.algos import Algorithm
 from funrl.nn import OwnNet
+from funrl.offline import _skeleton as skeleton
 from funrl.offline._dataset import Dataset
-from funrl.offline._files import Stream
 from funrl.offline._skeleton import EnvOrSpaces
 from funrl.offline._views import top
-from funrl.offline.bc import BCConfig, cloning
+from funrl.offline.bc import BCConfig, learner
 from funrl.optim import Optimizer
 
 __all__ = ["FilteredBCConfig", "make"]
@@ -50,8 +50,5 @@ def make(
     Reference: L. Chen et al., "Decision Transformer: Reinforcement Learning via Sequence Modeling", 2021, arXiv:2106.01345, section 5.1
         ("percentile behavior cloning").
     """
-    config, _ = configure(FilteredBCConfig, options, actor=actor, optimizer=optimizer)
-    if isinstance(dataset, Stream):
-        raise TypeError("filtered_bc: dataset: expected a Dataset, whose episodes can be chosen from, got a Stream; give stream.dataset")
-    chosen = None if dataset is None else top(dataset, config.fraction)
-    return cloning("filtered_bc", FilteredBCConfig, env, chosen, actor, optimizer, options)
+    best = lambda dataset, config: top(dataset, config.fraction)  # noqa: E731
+    return skeleton.build("filtered_bc", FilteredBCConfig, env, dataset, learner, options, optimizer, {"actor": actor}, best)

@@ -5,25 +5,16 @@ from typing import Any
 
 import torch
 
-from funrl import _check, nn, random, tree
-from funrl.algos import (
-    Algorithm,
-    Learned,
-    apply_gradients,
-    batchwise,
-    configure,
-    critic_member,
-    q_ensemble,
-    start_optimizer,
-)
+from funrl import _check, nn, random, schedules, tree
+from funrl.algos import Algorithm, Learned, apply_gradients, batchwise, start_optimizer
 from funrl.algos.off_policy import Learner
 from funrl.env import AnyEnv, Transition
 from funrl.losses import advantage_weighted_loss, iql_critic_loss, iql_value_loss
 from funrl.nn import OwnNet
-from funrl.offline import _online as online_skeleton, _skeleton as skeleton
+from funrl.offline import _skeleton as skeleton
 from funrl.offline._dataset import Dataset
 from funrl.offline._online import OnlineConfig
-from funrl.offline._parts import cosine, gaussian_actor, gaussian_policy
+from funrl.offline._parts import actor_and_critics, gaussian_actor, gaussian_policy
 from funrl.offline._skeleton import Data, EnvOrSpaces, OfflineConfig
 from funrl.optim import Optimizer, soft_update
 
@@ -106,9 +97,7 @@ def make(
     Reference: I. Kostrikov, A. Nair, S. Levine, "Offline Reinforcement Learning with Implicit Q-Learning", 2021, arXiv:2110.06169.
     """
     nets = {"actor": actor, "critic": critic, "value": value}
-    config, given = configure(IQLConfig, options, optimizer=optimizer, **nets)
-    env = skeleton.environment("iql", env, dataset)
-    return skeleton.make("iql", env, dataset, config, _learner(env, config, optimizer, **nets), given)
+    return skeleton.build("iql", IQLConfig, env, dataset, _learner, options, optimizer, nets)
 
 
 def online(
@@ -146,9 +135,7 @@ def online(
         tensor(4)
     """
     nets = {"actor": actor, "critic": critic, "value": value}
-    config, given = configure(IQLOnlineConfig, options, optimizer=optimizer, **nets)
-    env = skeleton.environment("iql_online", env, dataset)
-    return online_skeleton.make("iql_online", env, dataset, config, _learner(env, config, optimizer, **nets), given)
+    return skeleton.build("iql_online", IQLOnlineConfig, env, dataset, _learner, options, optimizer, nets)
 
 
 def _learner(env: AnyEnv, config: Any, optimizer: Any, *, actor: Any, critic: Any, value: Any) -> Learner:
@@ -157,10 +144,10 @@ def _learner(env: AnyEnv, config: Any, optimizer: Any, *, actor: Any, critic: An
     _check.fields(config, "[0, inf)", "temperature")
     _check.fields(config, "(0, inf)", "max_weight")
     _check.fields(config, "(0, inf]", "decay_updates")
-    space, seen = env.action_space, env.observation_space
-    policy = gaussian_actor(config.num_cells, space, config.activation, batchwise("actor", actor, seen, space.shape[0]))
-    critics = q_ensemble(2, config.num_cells, config.activation, critic_member(critic, 2, seen, 1))
-    baseline = batchwise("value", value, seen, 1) or nn.mlp(config.num_cells, 1, activation=config.activation, out_init=nn.orthogonal(1.0))
+    space: Any = env.action_space
+    policy, critics = actor_and_critics(gaussian_actor, env, config, actor, critic)
+    own = batchwise("value", value, env.observation_space, 1)
+    baseline = own or nn.mlp(config.num_cells, 1, activation=config.activation, out_init=nn.orthogonal(1.0))
     networks: dict[str, Any] = {"value": lambda params, x: baseline.apply(params, x).squeeze(-1), "critic": critics.apply}
 
     def init(key: torch.Tensor, observation: Any) -> tuple[IQLParams, Any, Any]:
@@ -180,7 +167,7 @@ def _learner(env: AnyEnv, config: Any, optimizer: Any, *, actor: Any, critic: An
         gradient, (_, further) = torch.func.grad_and_value(advantage_weighted_loss, has_aux=True)(
             network.actor, advantage, batch, actor=policy.apply, weight=weight, **weights
         )
-        actor_rate = cosine(hparams, learned.num_updates, hparams.decay_updates)
+        actor_rate = schedules.cosine(rate, 0.0, hparams.decay_updates)(learned.num_updates)
         learned = apply_gradients(learned, gradient, actor_rate, optimizer, part="actor")
         gradient, (_, last) = torch.func.grad_and_value(iql_critic_loss, has_aux=True)(
             network.critic, learned.network.value, batch, gamma=gamma, weight=weight, **networks

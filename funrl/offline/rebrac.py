@@ -5,29 +5,16 @@ from typing import Any
 import torch
 
 from funrl import _check, nn, tree
-from funrl.algos import (
-    Algorithm,
-    Learned,
-    apply_gradients,
-    batchwise,
-    configure,
-    critic_member,
-    deterministic_actor,
-    half_width,
-    init_actor_critic,
-    q_ensemble,
-    start_optimizer,
-)
+from funrl.algos import Algorithm
 from funrl.algos.off_policy import Learner
-from funrl.env import Transition
-from funrl.losses import ActorCritic, rebrac_actor_loss, rebrac_critic_loss
+from funrl.env import AnyEnv
+from funrl.losses import rebrac_actor_loss, rebrac_critic_loss
 from funrl.nn import OwnNet
 from funrl.offline import _skeleton as skeleton
-from funrl.offline._dataset import Dataset
-from funrl.offline._files import Stream
-from funrl.offline._parts import deterministic_policy
+from funrl.offline._dataset import Dataset, check_dataset
+from funrl.offline._parts import delayed_learner
 from funrl.offline._skeleton import EnvOrSpaces, OfflineConfig
-from funrl.optim import Optimizer, soft_update
+from funrl.optim import Optimizer
 
 __all__ = ["ReBRACConfig", "make"]
 
@@ -91,50 +78,29 @@ def make(
     Reference: D. Tarasov, V. Kurenkov, A. Nikulin, S. Kolesnikov, "Revisiting the Minimalist Approach to Offline Reinforcement Learning",
         2023, arXiv:2305.09836.
     """
-    config, given = configure(ReBRACConfig, options, actor=actor, critic=critic, optimizer=optimizer)
-    env = skeleton.environment("rebrac", env, dataset)
+    nets, columns = {"actor": actor, "critic": critic}, lambda dataset, config: with_next_actions(dataset)
+    return skeleton.build("rebrac", ReBRACConfig, env, dataset, _learner, options, optimizer, nets, columns)
+
+
+def _learner(env: AnyEnv, config: ReBRACConfig, optimizer: Optimizer | None, *, actor: Any, critic: Any) -> Learner:
     skeleton.check("ReBRAC", env, config, actions="continuous", observations="vectors" if None in (actor, critic) else "any")
-    _check.fields(config, "[1, inf)", "policy_delay")
-    _check.fields(config, "[0, 1]", "tau")
-    _check.fields(config, "[0, inf)", "actor_beta", "critic_beta", "target_noise", "target_noise_clip")
-    _check.divisor("policy_delay", config.policy_delay, config.num_updates, "num_updates", "change either")
-    if isinstance(dataset, Stream):
-        raise TypeError("rebrac: dataset: expected a Dataset, whose next actions are a column, got a Stream; give stream.dataset")
-    space, seen = env.action_space, env.observation_space
-    policy = deterministic_actor(config.num_cells, space, config.activation, batchwise("actor", actor, seen, space.shape[0]))
-    member = critic_member(critic, 2, seen, 1) or nn.mlp(config.num_cells, 1, activation=config.activation, norm="layer")
-    critics = q_ensemble(2, config.num_cells, config.activation, member)
-    networks: dict[str, Any] = {"actor": policy.apply, "critic": critics.apply}
+    _check.fields(config, "[0, inf)", "actor_beta", "critic_beta")
 
-    def init(key: torch.Tensor, observation: Any) -> tuple[ActorCritic, Any, Any]:
-        network = init_actor_critic(key, policy, critics, observation, space)
-        return network, tree.map(torch.clone, network), start_optimizer(optimizer, network, "actor", "critic")
+    def critic_loss(*args: Any, hparams: ReBRACConfig, scale: torch.Tensor, **options: Any) -> Any:
+        return rebrac_critic_loss(*args, scale=scale, beta=hparams.critic_beta, **options)
 
-    def learn(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: Any) -> Any:
-        unit = half_width(space, batch.reward)
-        noise = {"noise_std": hparams.target_noise * unit, "noise_clip": hparams.target_noise_clip * unit}
-        further = {"low": space.low.to(unit), "high": space.high.to(unit), "scale": unit, "beta": hparams.critic_beta}
-        gradient, (_, metrics) = torch.func.grad_and_value(rebrac_critic_loss, has_aux=True)(
-            learned.network.critic, learned.target, key, batch, gamma=gamma, weight=weight, **noise, **further, **networks
-        )
-        return apply_gradients(learned, gradient, hparams.learning_rate, optimizer, part="critic"), metrics
+    def actor_loss(*args: Any, hparams: ReBRACConfig, **options: Any) -> Any:
+        return rebrac_actor_loss(*args, beta=hparams.actor_beta, **options)
 
-    def move_actor(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: Any) -> Any:
-        scale = half_width(space, batch.reward)
-        gradient, (_, metrics) = torch.func.grad_and_value(rebrac_actor_loss, has_aux=True)(
-            learned.network.actor, learned.network.critic, batch, beta=hparams.actor_beta, scale=scale, weight=weight, **networks
-        )
-        learned = apply_gradients(learned, gradient, hparams.learning_rate, optimizer, part="actor")
-        return learned.replace(target=soft_update(learned.network, learned.target, tau=hparams.tau)), metrics
-
-    spec = Learner(init, learn, *deterministic_policy(policy), move_actor, config.policy_delay)
-    return skeleton.make("rebrac", env, None if dataset is None else with_next_actions(dataset), config, spec, given)
+    critic = critic or nn.mlp(config.num_cells, 1, activation=config.activation, norm="layer")
+    return delayed_learner(env, config, optimizer, actor, critic, critic_loss, actor_loss)
 
 
 def with_next_actions(dataset: Dataset) -> Dataset:
     """Return the data set with the columns ``next_action``, and ``has_next``, False at the ends of pieces.
 
     Example:
+        >>> from funrl.env import Transition
         >>> from funrl.offline.datasets import from_transitions
         >>> flags = torch.tensor([False, True])
         >>> rows = Transition(torch.zeros(2, 1), torch.tensor([[1.0], [2.0]]), torch.ones(2), flags, ~flags & False, torch.ones(2, 1), {})
@@ -142,6 +108,6 @@ def with_next_actions(dataset: Dataset) -> Dataset:
         {'next_action': tensor([[2.],
                 [2.]]), 'has_next': tensor([ True, False])}
     """
-    rows = dataset.transition
+    rows = check_dataset("rebrac", dataset).transition
     after = torch.cat([rows.action[1:], rows.action[-1:]])
     return dataset.replace(transition=rows.replace(extras={**rows.extras, "next_action": after, "has_next": ~dataset.end}))

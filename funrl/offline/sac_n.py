@@ -9,21 +9,18 @@ from funrl.algos import (
     Algorithm,
     Learned,
     apply_all_gradients,
-    batchwise,
-    configure,
-    critic_member,
     init_soft_actor_critic,
-    q_ensemble,
     soft_policy,
     start_optimizer,
     stochastic_actor,
     target_entropy,
 )
 from funrl.algos.off_policy import Learner
-from funrl.env import Transition
+from funrl.env import AnyEnv, Transition
 from funrl.losses import SoftActorCritic, ensemble_diversity_loss, sac_loss
 from funrl.nn import OwnNet
 from funrl.offline import _skeleton as skeleton
+from funrl.offline._parts import actor_and_critics
 from funrl.offline._skeleton import Data, EnvOrSpaces, OfflineConfig
 from funrl.optim import Optimizer, soft_update
 
@@ -81,31 +78,26 @@ def make(
     Reference: G. An, S. Moon, J.-H. Kim, H. O. Song, "Uncertainty-Based Offline Reinforcement Learning with Diversified Q-Ensemble", 2021,
         arXiv:2110.01548, section 3.
     """
-    return ensemble("sac_n", SACNConfig, env, dataset, actor, critic, optimizer, options)
+    return skeleton.build("sac_n", SACNConfig, env, dataset, learner, options, optimizer, {"actor": actor, "critic": critic})
 
 
-def ensemble(
-    name: str, kind: type, place: Any, dataset: Any, actor: Any, critic: Any, optimizer: Any, options: dict[str, Any]
-) -> Algorithm:
-    """Make SAC-N called ``name``, with EDAC's term where the configuration has a ``diversity``; see :func:`make`.
+def learner(env: AnyEnv, config: Any, optimizer: Optimizer | None, *, actor: Any, critic: Any) -> Learner:
+    """Return the parts of SAC-N, with EDAC's term where the configuration has a ``diversity``.
 
     Example:
-        >>> from funrl.spaces import Box
-        >>> ensemble("sac_n", SACNConfig, (Box(-1.0, 1.0, (2,)), Box(-1.0, 1.0, (1,))), None, None, None, None, {}).name
-        'sac_n'
+        >>> import funrl
+        >>> learner(funrl.envs.make("Pendulum-v1"), SACNConfig(), None, actor=None, critic=None).delay
+        1
     """
-    config, given = configure(kind, options, actor=actor, critic=critic, optimizer=optimizer)
-    env = skeleton.environment(name, place, dataset)
-    skeleton.check(name.upper(), env, config, actions="continuous", observations="vectors" if None in (actor, critic) else "any")
+    diverse = hasattr(config, "diversity")
+    title = "EDAC" if diverse else "SAC-N"
+    skeleton.check(title, env, config, actions="continuous", observations="vectors" if None in (actor, critic) else "any")
     _check.fields(config, "[2, inf)", "num_critics")
     _check.fields(config, "(0, inf)", "initial_alpha")
     _check.fields(config, "[0, inf)", "entropy_share")
     _check.fields(config, "[0, 1]", "tau")
-    space, seen = env.action_space, env.observation_space
-    policy = stochastic_actor(config.num_cells, space, config.activation, batchwise("actor", actor, seen, 2 * space.shape[0]))
-    member = critic_member(critic, config.num_critics, seen, 1)
-    critics = q_ensemble(config.num_critics, config.num_cells, config.activation, member)
-    diverse = hasattr(config, "diversity")
+    space: Any = env.action_space
+    policy, critics = actor_and_critics(stochastic_actor, env, config, actor, critic, 2)
     if diverse:
         _check.fields(config, "[0, inf)", "diversity")
 
@@ -129,4 +121,4 @@ def ensemble(
         learned = apply_all_gradients(learned, gradient, hparams.learning_rate, optimizer, _PARTS)
         return learned.replace(target=soft_update(learned.network.critic, learned.target, tau=hparams.tau)), metrics
 
-    return skeleton.make(name, env, dataset, config, Learner(init, learn, *soft_policy(policy)), given)
+    return Learner(init, learn, *soft_policy(policy))

@@ -5,27 +5,15 @@ from typing import Any
 import torch
 
 from funrl import _check, tree
-from funrl.algos import (
-    Algorithm,
-    Learned,
-    apply_gradients,
-    batchwise,
-    configure,
-    critic_member,
-    deterministic_actor,
-    half_width,
-    init_actor_critic,
-    q_ensemble,
-    start_optimizer,
-)
+from funrl.algos import Algorithm
 from funrl.algos.off_policy import Learner
-from funrl.env import Transition
-from funrl.losses import ActorCritic, td3_bc_actor_loss, td3_critic_loss
+from funrl.env import AnyEnv, Transition
+from funrl.losses import td3_bc_actor_loss, td3_critic_loss
 from funrl.nn import OwnNet
 from funrl.offline import _skeleton as skeleton
-from funrl.offline._parts import deterministic_policy
+from funrl.offline._parts import delayed_learner
 from funrl.offline._skeleton import Data, EnvOrSpaces, OfflineConfig
-from funrl.optim import Optimizer, soft_update
+from funrl.optim import Optimizer
 
 __all__ = ["TD3BCConfig", "make"]
 
@@ -82,39 +70,18 @@ def make(
 
     Reference: S. Fujimoto, S. S. Gu, "A Minimalist Approach to Offline Reinforcement Learning", 2021, arXiv:2106.06860.
     """
-    config, given = configure(TD3BCConfig, options, actor=actor, critic=critic, optimizer=optimizer)
-    env = skeleton.environment("td3_bc", env, dataset)
+    return skeleton.build("td3_bc", TD3BCConfig, env, dataset, _learner, options, optimizer, {"actor": actor, "critic": critic})
+
+
+def _learner(env: AnyEnv, config: TD3BCConfig, optimizer: Optimizer | None, *, actor: Any, critic: Any) -> Learner:
     skeleton.check("TD3+BC", env, config, actions="continuous", observations="vectors" if None in (actor, critic) else "any")
-    _check.fields(config, "[1, inf)", "policy_delay")
-    _check.fields(config, "[0, 1]", "tau")
-    _check.fields(config, "[0, inf)", "alpha", "target_noise", "target_noise_clip")
-    _check.divisor("policy_delay", config.policy_delay, config.num_updates, "num_updates", "change either")
-    space, seen = env.action_space, env.observation_space
-    policy = deterministic_actor(config.num_cells, space, config.activation, batchwise("actor", actor, seen, space.shape[0]))
-    critics = q_ensemble(2, config.num_cells, config.activation, critic_member(critic, 2, seen, 1))
-    networks: dict[str, Any] = {"actor": policy.apply, "critic": critics.apply}
+    _check.fields(config, "[0, inf)", "alpha")
 
-    def init(key: torch.Tensor, observation: Any) -> tuple[ActorCritic, Any, Any]:
-        network = init_actor_critic(key, policy, critics, observation, space)
-        return network, tree.map(torch.clone, network), start_optimizer(optimizer, network, "actor", "critic")
+    def critic_loss(*args: Any, hparams: TD3BCConfig, scale: torch.Tensor, **options: Any) -> Any:
+        return td3_critic_loss(*args, **options)
 
-    def learn(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: Any) -> Any:
-        unit = half_width(space, batch.reward)
-        noise = {"noise_std": hparams.target_noise * unit, "noise_clip": hparams.target_noise_clip * unit}
-        bounds = {"low": space.low.to(unit), "high": space.high.to(unit)}
-        gradient, (_, metrics) = torch.func.grad_and_value(td3_critic_loss, has_aux=True)(
-            learned.network.critic, learned.target, key, batch, gamma=gamma, weight=weight, **noise, **bounds, **networks
-        )
-        return apply_gradients(learned, gradient, hparams.learning_rate, optimizer, part="critic"), metrics
+    def actor_loss(params: Any, critics: Any, batch: Transition, *, hparams: TD3BCConfig, **options: Any) -> Any:
+        first = tree.map(lambda x: x[:1], critics)  # the loss reads no other critic
+        return td3_bc_actor_loss(params, first, batch, alpha=hparams.alpha, **options)
 
-    def move_actor(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: Any) -> Any:
-        scale = half_width(space, batch.reward)
-        first = tree.map(lambda x: x[:1], learned.network.critic)  # the loss reads no other critic
-        gradient, (_, metrics) = torch.func.grad_and_value(td3_bc_actor_loss, has_aux=True)(
-            learned.network.actor, first, batch, alpha=hparams.alpha, scale=scale, weight=weight, **networks
-        )
-        learned = apply_gradients(learned, gradient, hparams.learning_rate, optimizer, part="actor")
-        return learned.replace(target=soft_update(learned.network, learned.target, tau=hparams.tau)), metrics
-
-    spec = Learner(init, learn, *deterministic_policy(policy), move_actor, config.policy_delay)
-    return skeleton.make("td3_bc", env, dataset, config, spec, given)
+    return delayed_learner(env, config, optimizer, actor, critic, critic_loss, actor_loss)

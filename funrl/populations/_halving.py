@@ -1,5 +1,6 @@
 """Successive halving and Hyperband: the agents that do badly are stopped early, and the others train on."""
 
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +10,7 @@ import torch
 
 from funrl import _check, random, tree
 from funrl.algos import Algorithm
-from funrl.populations._population import Population, PopulationState, sweep
+from funrl.populations._population import Population, sweep
 from funrl.populations._run import Chunk, chunk_size, chunks_of, programs, train_chunk
 from funrl.populations._table import Table, final_scores, join
 
@@ -63,7 +64,7 @@ def successive_halving(
     _check.integer("successive_halving: total_steps", total_steps, 1)
     updates = total_steps // population.algo.steps_per_update
     configurations = population.num_agents // population.num_seeds
-    most = 1 + min(_log(configurations, eta), _log(max(updates, 1), eta))
+    most = next(n for n in itertools.count(1) if eta**n > min(configurations, max(updates, 1)))
     num_rungs = most if num_rungs is None else num_rungs
     if updates < 1 or not isinstance(num_rungs, int) or not 1 <= num_rungs <= most:
         raise ValueError(
@@ -85,7 +86,7 @@ def successive_halving(
         ran[going], done = end, end
         if rung < num_rungs - 1:
             keep = _best(final_scores(curves[going], diverged[going]), population.num_seeds, max(1, configurations // eta ** (rung + 1)))
-            going, state = going[keep], _kept(state, keep)
+            going, state = going[keep], tree.index(state, torch.from_numpy(keep).to(key.device))
     hparams = {name: x.cpu().numpy() for name, x in piece.hparams.items()}
     steps = np.arange(1, updates + 1) * population.algo.steps_per_update
     return join([(hparams, piece.keys.cpu().numpy(), steps, curves, diverged)])._replace(notes={"num_updates": ran})
@@ -154,14 +155,6 @@ def hyperband(
     return table._replace(notes={"num_updates": ran, "bracket": np.concatenate([np.full(len(t.keys), s) for s, t in tables])})
 
 
-def _log(x: int, base: int) -> int:
-    """Return the largest n with ``base ** n <= x``."""
-    n = 0
-    while base ** (n + 1) <= x:
-        n += 1
-    return n
-
-
 def _best(scores: np.ndarray, num_seeds: int, count: int) -> np.ndarray:
     """Return the agents, in order, of the ``count`` configurations with the highest mean scores."""
     means = np.where(np.isnan(scores), -math.inf, scores).reshape(-1, num_seeds).mean(1)
@@ -172,7 +165,3 @@ def _best(scores: np.ndarray, num_seeds: int, count: int) -> np.ndarray:
 def _some(piece: Chunk, agents: np.ndarray) -> Chunk:
     index = torch.from_numpy(agents).to(piece.keys.device)
     return piece._replace(keys=piece.keys[index], hparams={name: x[index] for name, x in piece.hparams.items()})
-
-
-def _kept(state: PopulationState, agents: np.ndarray) -> PopulationState:
-    return tree.index(state, torch.from_numpy(agents).to(tree.leaves(state)[0].device))

@@ -162,12 +162,7 @@ def perturb(space: Space, value: torch.Tensor, upwards: torch.Tensor, factors: t
         tensor(0.9000)
     """
     if isinstance(space, Range):
-        return clamp(space, value * torch.where(upwards, factors[1], factors[0]).to(value))
+        return (value * torch.where(upwards, factors[1], factors[0]).to(value)).clamp(space.low, space.high)
     choices = torch.tensor(sorted(space), dtype=value.dtype, device=value.device)
     here = (choices == value).int().argmax()
     return choices[torch.where(upwards, here + 1, here - 1).clamp(0, len(space) - 1)]
-
-
-def clamp(space: Range, value: torch.Tensor) -> torch.Tensor:
-    """Return a value within a range."""
-    return value.clamp(space.low, space.high)
