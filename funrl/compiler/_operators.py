@@ -111,7 +111,8 @@ def _plan_of_write(func: Any) -> Callable[[Trace, Any, Any, Any], Any]:
     if name == "_index_put_impl_":
         return lambda trace, func, args, kwargs: _plan_of_write(aten.index_put_.default)(trace, aten.index_put_.default, args[:4], kwargs)
     if name.endswith("_") and not name.endswith("__") and len(written) == 1 and hasattr(aten, name[:-1]):
-        twin = getattr(getattr(aten, name[:-1]), private.overload(func), None)
+        twins = getattr(aten, name[:-1])
+        twin = next((twin for overload in twins.overloads() if _types(twin := getattr(twins, overload)) == _types(func)), None)
         if twin is not None:
 
             def in_place(trace: Trace, func: Any, args: Any, kwargs: Any) -> Any:
@@ -131,6 +132,10 @@ def _plan_of_write(func: Any) -> Callable[[Trace, Any, Any, Any], Any]:
     if twin is not None:
         return _and_writes(twin, [schema.arguments.index(a) for a in written])
     return _refuse_write
+
+
+def _types(operator: Any) -> list[str]:
+    return [str(a.type) for a in private.schema(operator).arguments]
 
 
 def _and_writes(twin: Any, places: list[int]) -> Callable[[Trace, Any, Any, Any], Any]:

@@ -14,7 +14,7 @@ Needed (without one of them the first trace raises an error that names it):
 * ``torch.autograd.grad_mode._force_original_view_tracking``: derivatives of writes to views, by the views' own operators.
 * ``torch._functorch.eager_transforms.lazy_dynamo_disallow`` (optional): where linearize is refused by a clear error.
 * ``torch.autograd.forward_ad``: forward-mode rules of the loop (public, but for ``_make_dual``'s level).
-* ``torch._decomp.core_aten_decompositions``: operators without a lowering of their own.
+* ``torch._decomp.{core_aten_decompositions,get_decompositions}``: operators without a lowering of their own.
 * ``torch._C._dynamo.guards.TensorGuards`` (optional): recognises the arguments of most calls in C++; without it in Python.
 
 Needed by ``backend="inductor"`` alone (:func:`inductor`): ``torch._inductor.{compile_fx.compile_fx_inner,config,decomposition,
@@ -150,9 +150,12 @@ def replayed_views(replayed: bool = True) -> Any:
 @functools.cache
 def decompositions() -> dict[Any, Callable[..., Any]]:
     """Return torch's table of operators written in terms of simpler ones."""
-    from torch._decomp import core_aten_decompositions
+    from torch._decomp import core_aten_decompositions, get_decompositions
 
-    return {**core_aten_decompositions()}  # its own `get` finds nothing
+    more = ("_batch_norm_no_update", "_batch_norm_with_update_functional", "_native_batch_norm_legit", "batch_norm_backward")
+    more += ("_native_batch_norm_legit_functional", "_native_batch_norm_legit_no_training", "native_group_norm", "dist")
+    # The `get` of the first table finds nothing.
+    return {**core_aten_decompositions(), **get_decompositions([getattr(torch.ops.aten, name) for name in more])}
 
 
 def enable_tangents() -> Any:

@@ -225,7 +225,7 @@ class Trace(private.TorchDispatchMode):
             return Traced.make(base.meta, base.memory, base.steps, self.node(base), self.device)
         if func is aten.as_strided.default:
             return self._as_strided(base, *args[1:], **kwargs)
-        if self.decompositions is not None and private.is_composite(func):
+        if private.is_composite(func):
             return self.decomposed(func, args, kwargs)
         node = self.frame.graph.add(func, (self.node(base), *args[1:]), kwargs, None)
         meta = node.meta = on_meta(func, (base.meta, *args[1:]), kwargs)

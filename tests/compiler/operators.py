@@ -1,7 +1,6 @@
 """Lowerings beside torch itself: each aten operator that an OpInfo sample runs is run by its lowering too, on the same numbers."""
 
 import concurrent.futures
-import functools
 import json
 import multiprocessing
 import pathlib
@@ -13,17 +12,11 @@ import torch
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from funrl.compiler import _torch_private as private
 from funrl.compiler._lowerings import _table
 
 DTYPES = (torch.float32, torch.float64, torch.int64, torch.uint8, torch.bool)
 FILE = pathlib.Path(__file__).with_name("operators.json")
-
-
-@functools.cache
-def decompositions():
-    from torch._decomp import core_aten_decompositions  # it and OpInfo take seconds, also where tests are only collected
-
-    return core_aten_decompositions()
 
 
 class Record(TorchDispatchMode):
@@ -37,7 +30,7 @@ class Record(TorchDispatchMode):
         kwargs = kwargs or {}
         if func not in _table.TABLE and not func._schema.is_mutable and not func.is_view:
             with self:
-                known = decompositions()  # its get does not find what it has
+                known = private.decompositions()
                 decomposed = known[func](*args, **kwargs) if func in known else func.decompose(*args, **kwargs)
             if decomposed is not NotImplemented:
                 return decomposed

@@ -579,7 +579,9 @@ def test_modules_with_buffers_and_parameters(backend):
     assert not compiled(x).requires_grad
 
 
-@pytest.mark.parametrize("options", [dict(bidirectional=True, num_layers=2), dict(bias=False, batch_first=True), dict(proj_size=2)], ids=str)
+@pytest.mark.parametrize(
+    "options", [dict(bidirectional=True, num_layers=2), dict(bias=False, batch_first=True), dict(proj_size=2)], ids=str
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.filterwarnings("ignore:LSTM with projections")
 def test_lstm_of_torch(options, dtype):

@@ -6,7 +6,7 @@ import torch
 from jax import lax
 
 from funrl.compiler._lowerings._operands import at_least, at_most, enter, like, operands, where
-from funrl.compiler._lowerings._table import axis, constant, lowers
+from funrl.compiler._lowerings._table import constant, lowers
 
 aten = torch.ops.aten
 
@@ -15,48 +15,15 @@ def _times(x, factor):
     return x if factor == 1 else lax.mul(x, like(x, factor))
 
 
-def _relu(x):
-    return at_least(x, 0)
-
-
-def _relu6(x):
-    return at_most(at_least(x, 0), 6)
-
-
-def _silu(x):
-    return lax.mul(x, lax.logistic(x))
-
-
-def _silu_backward(grad, x):
-    s = lax.logistic(x)
-    one = like(x, 1)
-    return lax.mul(lax.mul(grad, s), lax.add(one, lax.mul(x, lax.sub(one, s))))
-
-
-def _sigmoid_backward(grad, y):
-    return lax.mul(grad, lax.mul(lax.sub(like(y, 1), y), y))
-
-
-def _tanh_backward(grad, y):
-    return lax.mul(grad, lax.sub(like(y, 1), lax.mul(y, y)))
-
-
 enter(
     {
-        aten.relu.default: _relu,
-        aten.relu6.default: _relu6,
-        aten.silu.default: _silu,
-        aten.silu_backward.default: _silu_backward,
-        aten.sigmoid_backward.default: _sigmoid_backward,
-        aten.tanh_backward.default: _tanh_backward,
+        aten.relu.default: lambda x: at_least(x, 0),
+        aten.silu.default: lambda x: lax.mul(x, lax.logistic(x)),
+        aten.mish.default: lambda x: lax.mul(x, lax.tanh(lax.log1p(lax.exp(x)))),
+        aten.sigmoid_backward.default: lambda grad, y: lax.mul(grad, lax.mul(lax.sub(like(y, 1), y), y)),
+        aten.tanh_backward.default: lambda grad, y: lax.mul(grad, lax.sub(like(y, 1), lax.mul(y, y))),
     }
 )
-
-
-@lowers(aten.threshold.default)
-def _threshold(out, x, threshold, value):
-    (x,) = operands(out, x)
-    return where(lax.le(x, like(x, threshold)), value, x)
 
 
 @lowers(aten.threshold_backward.default)
@@ -106,11 +73,6 @@ def _celu(out, x, alpha=1.0):
     return _elu(out, x, alpha, 1, 1 / alpha)
 
 
-@lowers(aten.selu.default)
-def _selu(out, x):
-    return _elu(out, x, 1.6732632423543772848170429916717, 1.0507009873554804934193349852946)
-
-
 # Bent and clipped lines
 
 
@@ -126,32 +88,6 @@ def _leaky_relu_backward(out, grad, x, negative_slope, self_is_result):
     return where(lax.gt(x, like(x, 0)), grad, _times(grad, negative_slope))
 
 
-@lowers(aten._prelu_kernel.default)
-def _prelu(out, x, weight):
-    x, weight = operands(out, x, weight)
-    return where(lax.gt(x, like(x, 0)), x, lax.mul(weight, x))
-
-
-@lowers(aten._prelu_kernel_backward.default)
-def _prelu_backward(out, grad, x, weight):
-    grad, x, weight = operands(out[0], grad, x, weight)
-    positive = lax.gt(x, like(x, 0))
-    return where(positive, grad, lax.mul(weight, grad)), where(positive, 0, lax.mul(x, grad))
-
-
-@lowers(aten.rrelu_with_noise_functional.default)
-def _rrelu_with_noise(out, x, noise, lower=0.125, upper=1 / 3, training=False):
-    return _leaky_relu(out[0], x, (lower + upper) / 2), noise
-
-
-@lowers(aten.rrelu_with_noise_backward.default)
-def _rrelu_with_noise_backward(out, grad, x, noise, lower, upper, training, self_is_result):
-    if training and upper - lower > 1e-6:
-        grad, noise = operands(out, grad, noise)
-        return lax.mul(grad, noise)
-    return _leaky_relu_backward(out, grad, x, (lower + upper) / 2, self_is_result)
-
-
 @lowers(aten.hardtanh.default)
 def _hardtanh(out, x, min_val=-1, max_val=1):
     (x,) = operands(out, x)
@@ -164,40 +100,10 @@ def _hardtanh_backward(out, grad, x, min_val, max_val):
     return where(lax.bitwise_or(lax.le(x, like(x, min_val)), lax.ge(x, like(x, max_val))), 0, grad)
 
 
-@lowers(aten.hardshrink.default)
-def _hardshrink(out, x, lambd=0.5):
-    (x,) = operands(out, x)
-    return where(lax.le(lax.abs(x), like(x, lambd)), 0, x)
-
-
 @lowers(aten.hardshrink_backward.default, aten.softshrink_backward.default)
 def _shrink_backward(out, grad, x, lambd):
     grad, x = operands(out, grad, x)
     return where(lax.le(lax.abs(x), like(x, lambd)), 0, grad)
-
-
-@lowers(aten.softshrink.default)
-def _softshrink(out, x, lambd=0.5):
-    (x,) = operands(out, x)
-    line = like(x, lambd)
-    return where(lax.gt(x, line), lax.sub(x, line), where(lax.lt(x, lax.neg(line)), lax.add(x, line), where(lax.ne(x, x), x, 0)))
-
-
-def _hardsigmoid(x):
-    return lax.div(_relu6(lax.add(x, like(x, 3))), like(x, 6))
-
-
-def _hardsigmoid_backward(grad, x):
-    return where(lax.lt(lax.abs(x), like(x, 3)), _times(grad, 1 / 6), 0)
-
-
-def _hardswish(x):
-    return lax.div(lax.mul(x, _relu6(lax.add(x, like(x, 3)))), like(x, 6))
-
-
-def _hardswish_backward(grad, x):
-    bent = lax.mul(grad, lax.add(lax.div(x, like(x, 3)), like(x, 0.5)))
-    return where(lax.le(x, like(x, -3)), 0, where(lax.ge(x, like(x, 3)), grad, bent))
 
 
 # Gated units
@@ -236,20 +142,6 @@ def _gelu_backward(out, grad, x, approximate="none"):
     return lax.mul(grad, lax.add(left, right))
 
 
-def _softplus_of(x):
-    return lax.log1p(lax.exp(x))
-
-
-def _mish(x):
-    return lax.mul(x, lax.tanh(_softplus_of(x)))
-
-
-def _mish_backward(grad, x):
-    y = lax.tanh(_softplus_of(x))
-    slope = lax.mul(lax.mul(x, lax.logistic(x)), lax.sub(like(x, 1), lax.mul(y, y)))
-    return lax.mul(grad, lax.add(y, slope))
-
-
 @lowers(aten.log_sigmoid_forward.default)
 def _log_sigmoid(out, x):
     """Return log(sigmoid(x)) and the buffer of torch's backward operator, which ours does not read."""
@@ -263,42 +155,3 @@ def _log_sigmoid(out, x):
 def _log_sigmoid_backward(out, grad, x, buffer):
     grad, x = operands(out, grad, x)
     return lax.mul(grad, lax.logistic(lax.neg(x)))
-
-
-def _halves(x, dim):
-    dim = axis(dim, x.ndim)
-    half = x.shape[dim] // 2
-    return lax.slice_in_dim(x, 0, half, axis=dim), lax.slice_in_dim(x, half, None, axis=dim)
-
-
-@lowers(aten.glu.default)
-def _glu(out, x, dim=-1):
-    x, gate = operands(out, *_halves(x, dim))
-    return lax.mul(x, lax.logistic(gate))
-
-
-@lowers(aten.glu_backward.default)
-def _glu_backward(out, grad, x, dim):
-    (x,) = operands(out, x)
-    x, gate = _halves(x, dim)
-    grad, gate = lax.convert_element_type(grad, x.dtype), lax.logistic(gate)
-    left = lax.mul(grad, gate)
-    return lax.concatenate([left, lax.mul(lax.mul(left, lax.sub(like(gate, 1), gate)), x)], axis(dim, x.ndim))
-
-
-@lowers(aten.native_dropout_backward.default)
-def _native_dropout_backward(out, grad, mask, scale):
-    grad, mask = operands(out, grad, mask)
-    return _times(lax.mul(grad, mask), scale)
-
-
-enter(
-    {
-        aten.hardsigmoid.default: _hardsigmoid,
-        aten.hardsigmoid_backward.default: _hardsigmoid_backward,
-        aten.hardswish.default: _hardswish,
-        aten.hardswish_backward.default: _hardswish_backward,
-        aten.mish.default: _mish,
-        aten.mish_backward.default: _mish_backward,
-    }
-)

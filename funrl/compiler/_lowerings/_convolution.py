@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from jax import lax
 
-from funrl.compiler._lowerings._linalg import wide
+from funrl.compiler._lowerings._linalg import transposed, wide
 from funrl.compiler._lowerings._normalisation import total
 from funrl.compiler._lowerings._table import lowers
 from funrl.compiler._lowerings._taps import tap, windows
@@ -30,8 +30,7 @@ def forward(x: Any, w: Any, sizes: Sizes, stride: Sizes, padding: Sizes, dilatio
     XLA's CPU backend is quick with channels first where the kernels are small, and else (by far) with channels last.
     """
     if int(np.prod(w.shape[1:])) <= SMALL_KERNEL or 0 in (*x.shape, *w.shape) or (groups > 1 and int(np.prod(w.shape[2:])) > MOST_PLACES):
-        sides = _sides(x, w, sizes, stride, padding, dilation)
-        return lax.conv_general_dilated(x, w, stride, sides, rhs_dilation=dilation, feature_group_count=groups, precision=HIGHEST)
+        return _plain(x, w, sizes, stride, padding, dilation, groups)
     if groups > 1:
         return _forward_by_patches(x, w, sizes, stride, padding, dilation, groups)
     n = len(sizes)
@@ -53,6 +52,12 @@ def _sides(x: Any, w: Any, sizes: Sizes, stride: Sizes, padding: Sizes, dilation
     """Return the padding before and after the image along each dimension that results in ``sizes``."""
     covered = [(n - 1) * s + 1 + (k - 1) * d for n, s, k, d in zip(sizes, stride, w.shape[2:], dilation, strict=True)]
     return [(p, c - m - p) for p, c, m in zip(padding, covered, x.shape[2:], strict=True)]
+
+
+def _plain(x: Any, w: Any, sizes: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes, groups: int) -> Any:
+    """Return XLA's own convolution."""
+    sides = _sides(x, w, sizes, stride, padding, dilation)
+    return lax.conv_general_dilated(x, w, stride, sides, rhs_dilation=dilation, feature_group_count=groups, precision=HIGHEST)
 
 
 def _forward_by_patches(x: Any, w: Any, sizes: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes, groups: int) -> Any:
@@ -110,7 +115,8 @@ def weight_gradient(x: Any, g: Any, places: Sizes, stride: Sizes, padding: Sizes
         one = (1,) * len(sizes)
         return _unblocked(weight_gradient(x, g, steps, one, (0,) * len(sizes), one, groups), stride)
     if int(np.prod(places)) > MOST_PLACES:
-        return _weights_by_convolution(x, g, places, stride, padding, dilation, groups)
+        shape = (g.shape[1], x.shape[1] // groups, *places)
+        return transposed(lambda w: _plain(x, w, sizes, stride, padding, dilation, groups), shape, g)
     n, c = x.shape[:2]
     patches = _patches(x, places, sizes, stride, padding, dilation)
     steps = patches.shape[1]
@@ -132,7 +138,8 @@ def input_gradient(g: Any, w: Any, sizes: Sizes, stride: Sizes, padding: Sizes, 
         x = _unblocked(x, stride)
         return _shifted(x, [(-p, m + p - k) for p, m, k in zip(padding, sizes, x.shape[2:], strict=True)])
     if int(np.prod(places)) > MOST_PLACES:
-        return _images_by_convolution(g, w, sizes, stride, padding, dilation, groups)
+        shape = (g.shape[0], w.shape[1] * groups, *sizes)
+        return transposed(lambda x: _plain(x, w, rows, stride, padding, dilation, groups), shape, g)
     o, c = w.shape[:2]
     g = lax.reshape(g, (g.shape[0], groups, o // groups, *rows))
     w = lax.reshape(w, (groups, o // groups, c, int(np.prod(places))))
@@ -147,31 +154,6 @@ def input_gradient(g: Any, w: Any, sizes: Sizes, stride: Sizes, padding: Sizes, 
         part = lax.pad(part, np.zeros((), part.dtype), sides)
         x = part if x is None else lax.add(x, part)
     return lax.reshape(lax.transpose(x, (2, 0, 1, *range(3, 3 + n))), (g.shape[0], groups * c, *sizes))
-
-
-def _images_by_convolution(g: Any, w: Any, sizes: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes, groups: int) -> Any:
-    sides = []
-    for i, n in enumerate(sizes):
-        before = dilation[i] * (w.shape[2 + i] - 1) - padding[i]
-        covered = (g.shape[2 + i] - 1) * stride[i] + 1
-        sides.append((before, n + dilation[i] * (w.shape[2 + i] - 1) - covered - before))
-    o, c, *places = w.shape
-    w = lax.reshape(lax.rev(w, tuple(range(2, w.ndim))), (groups, o // groups, c, *places))
-    w = lax.reshape(lax.transpose(w, (0, 2, 1, *range(3, w.ndim))), (groups * c, o // groups, *places))
-    one = (1,) * len(sizes)
-    return lax.conv_general_dilated(g, w, one, sides, stride, dilation, feature_group_count=groups, precision=HIGHEST)
-
-
-def _weights_by_convolution(x: Any, g: Any, places: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes, groups: int) -> Any:
-    covered = [(m - 1) * s + 1 + (k - 1) * d for m, s, k, d in zip(g.shape[2:], stride, places, dilation, strict=True)]
-    sides = [(p, c - m - p) for p, c, m in zip(padding, covered, x.shape[2:], strict=True)]
-    n, c, *image = x.shape
-    turned = (1, 0, *range(2, x.ndim))
-    x = lax.reshape(x, (n, groups, c // groups, *image))
-    x = lax.reshape(lax.transpose(x, (2, 1, 0, *range(3, x.ndim))), (c // groups, groups * n, *image))
-    g = lax.transpose(g, turned)
-    w = lax.conv_general_dilated(x, g, dilation, sides, rhs_dilation=stride, feature_group_count=groups, precision=HIGHEST)
-    return lax.transpose(w, turned)
 
 
 def _each(n: int, *values: Sizes) -> tuple[tuple[int, ...], ...]:

@@ -1,7 +1,5 @@
 """Operators that make tensors from numbers."""
 
-import math
-
 import jax.numpy as jnp
 import numpy as np
 import torch
@@ -9,7 +7,7 @@ from jax import lax
 
 from funrl.compiler._lowerings._origins import note_count
 from funrl.compiler._lowerings._shape import expanded
-from funrl.compiler._lowerings._table import cast, constant, jax_dtype, lowers
+from funrl.compiler._lowerings._table import cast, constant, lowers
 
 aten = torch.ops.aten
 
@@ -62,28 +60,10 @@ def _number(value, out):
     return constant(value, out.dtype, tuple(out.shape))
 
 
-@lowers(aten.arange.default)
-def _arange(out, end, **kwargs):
-    return _steps(out, 0, 1)
-
-
-@lowers(aten.arange.start)
-def _arange_start(out, start, end, **kwargs):
-    return _steps(out, start, 1)
-
-
-@lowers(aten.arange.start_step, aten.range.step)
-def _arange_start_step(out, start, end, step=1, **kwargs):
-    return _steps(out, start, step)
-
-
-@lowers(aten.range.default)
-def _range(out, start, end, **kwargs):
-    return _steps(out, start, 1)
-
-
-def _steps(out, start, step):
+@lowers(aten.arange.default, aten.arange.start, aten.arange.start_step, aten.range.default, aten.range.step)
+def _arange(out, *bounds, **kwargs):
     """Return ``start + step * i``; torch reckons whole numbers in int64 and floating ones in float64, and rounds once."""
+    start, _, step = (0, *bounds, 1) if len(bounds) == 1 else (*bounds, 1)[:3]
     whole = not out.dtype.is_floating_point
     kind, number = (np.int64, int) if whole else (np.float64, float)
     row = lax.iota(kind, out.shape[0])
@@ -96,40 +76,16 @@ def _steps(out, start, step):
     return row
 
 
-def _float64(x):
-    """Return a number, or a tensor with one element, as a float64 array []."""
-    return lax.reshape(lax.convert_element_type(x, np.float64), ()) if hasattr(x, "ndim") else lax.full((), x, np.float64)
-
-
-@lowers(aten.linspace.default, aten.linspace.Tensor_Tensor, aten.linspace.Tensor_Scalar, aten.linspace.Scalar_Tensor)
+@lowers(aten.linspace.default)
 def _linspace(out, start, end, steps, **kwargs):
     """Count from the nearer end, as torch does, so that both ends are exact."""
-    return _between(out, start, end, steps)
-
-
-def _between(out, start, end, steps):
-    shape = tuple(out.shape)
-    start, end = _float64(start), _float64(end)
     if not out.dtype.is_floating_point:
-        start, end = _toward_zero(start), _toward_zero(end)
-    if steps < 2:
-        return lax.broadcast_in_dim(start, shape, ())
-    step = lax.div(lax.sub(end, start), lax.full((), steps - 1, np.float64))
+        start, end = int(start), int(end)
     row = lax.iota(np.float64, steps)
-    step = lax.broadcast_in_dim(step, shape, ())
-    up = lax.add(lax.broadcast_in_dim(start, shape, ()), lax.mul(row, step))
-    down = lax.sub(lax.broadcast_in_dim(end, shape, ()), lax.mul(lax.sub(lax.full(shape, steps - 1, np.float64), row), step))
-    return lax.select(lax.lt(lax.iota(np.int64, steps), lax.full(shape, steps // 2, np.int64)), up, down)
-
-
-def _toward_zero(x):
-    return lax.select(lax.lt(x, lax.full_like(x, 0)), lax.ceil(x), lax.floor(x))
-
-
-@lowers(aten.logspace.default, aten.logspace.Tensor_Tensor, aten.logspace.Tensor_Scalar, aten.logspace.Scalar_Tensor)
-def _logspace(out, start, end, steps, base=10.0, **kwargs):
-    exponents = _between(out, start, end, steps)
-    return lax.pow(lax.full(tuple(out.shape), float(base), np.float64), exponents)
+    step = (end - start) / max(steps - 1, 1)
+    up = lax.add(lax.mul(row, lax.full_like(row, step)), lax.full_like(row, start))
+    down = lax.sub(lax.full_like(row, end), lax.mul(lax.sub(lax.full_like(row, steps - 1), row), lax.full_like(row, step)))
+    return lax.select(lax.lt(row, lax.full_like(row, max(steps // 2, 1))), up, down)
 
 
 @lowers(aten.eye.default, aten.eye.m)
@@ -138,54 +94,12 @@ def _eye(out, *args, **kwargs):
     return lax.eq(lax.broadcasted_iota(np.int32, shape, 0), lax.broadcasted_iota(np.int32, shape, 1))
 
 
-@lowers(aten.triu_indices.default)
-def _triu_indices(out, row, col, offset=0, **kwargs):
-    return jnp.asarray(np.stack(np.triu_indices(row, offset, col)), jax_dtype(out.dtype))
+def _enter_constants(*packets):
+    """Enter operators that make small tables of numbers: torch itself makes them, once, when the program is compiled."""
+    for packet in packets:
+        for operator in (getattr(packet, overload) for overload in packet.overloads() if "out" not in overload):
+            lowers(operator)(lambda out, *args, operator=operator, **kwargs: jnp.asarray(operator(*args, **kwargs).double().numpy()))
 
 
-@lowers(aten.tril_indices.default)
-def _tril_indices(out, row, col, offset=0, **kwargs):
-    return jnp.asarray(np.stack(np.tril_indices(row, offset, col)), jax_dtype(out.dtype))
-
-
-def _cosines(*weights):
-    """Return a window that is a sum of cosines: ``sum_k weights[k] * cos(2 pi k x)`` for x in [0, 1]."""
-    return lambda x: sum(w * np.cos(2 * math.pi * k * x) for k, w in enumerate(weights))
-
-
-def _window(out, shape_of, length, periodic=True):
-    """Return ``shape_of`` at ``length`` equal steps of [0, 1]; a periodic window lacks its last point."""
-    if length <= 1:
-        return constant(1, out.dtype, tuple(out.shape))
-    points = np.arange(length, dtype=np.float64) / (length if periodic else length - 1)
-    return jnp.asarray(shape_of(points), jax_dtype(out.dtype))
-
-
-@lowers(aten.hann_window.default, aten.hann_window.periodic)
-def _hann(out, length, periodic=True, **kwargs):
-    return _window(out, _cosines(0.5, -0.5), length, periodic)
-
-
-@lowers(
-    aten.hamming_window.default,
-    aten.hamming_window.periodic,
-    aten.hamming_window.periodic_alpha,
-    aten.hamming_window.periodic_alpha_beta,
-)
-def _hamming(out, length, periodic=True, alpha=0.54, beta=0.46, **kwargs):
-    return _window(out, _cosines(alpha, -beta), length, periodic)
-
-
-@lowers(aten.blackman_window.default, aten.blackman_window.periodic)
-def _blackman(out, length, periodic=True, **kwargs):
-    return _window(out, _cosines(0.42, -0.5, 0.08), length, periodic)
-
-
-@lowers(aten.bartlett_window.default, aten.bartlett_window.periodic)
-def _bartlett(out, length, periodic=True, **kwargs):
-    return _window(out, lambda x: 1 - np.abs(2 * x - 1), length, periodic)
-
-
-@lowers(aten.kaiser_window.default, aten.kaiser_window.periodic, aten.kaiser_window.beta)
-def _kaiser(out, length, periodic=True, beta=12.0, **kwargs):
-    return _window(out, lambda x: np.i0(beta * np.sqrt(np.maximum(0, 1 - (2 * x - 1) ** 2))) / np.i0(beta), length, periodic)
+_enter_constants(aten.triu_indices, aten.tril_indices, aten.bartlett_window, aten.blackman_window, aten.hamming_window, aten.hann_window)
+_enter_constants(aten.kaiser_window)

@@ -9,29 +9,15 @@ import numpy as np
 import torch
 from jax import lax
 
-from funrl.compiler._lowerings._linalg import spread
-from funrl.compiler._lowerings._table import constant, lowers, torch_dtype
+from funrl.compiler._lowerings._operands import expanded
+from funrl.compiler._lowerings._table import lowers, torch_dtype
 
 aten = torch.ops.aten
-
-
-def _mT(x: Any) -> Any:
-    return lax.transpose(x, (*range(x.ndim - 2), x.ndim - 1, x.ndim - 2))
+_mT = jnp.matrix_transpose
 
 
 def _matmul(a: Any, b: Any) -> Any:
     return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
-
-
-def _eye(n: int, dtype: Any) -> Any:
-    return lax.eq(lax.broadcasted_iota(np.int32, (n, n), 0), lax.broadcasted_iota(np.int32, (n, n), 1)).astype(dtype)
-
-
-def _part(x: Any, upper: bool, diagonal: int = 0) -> Any:
-    """Return the lower triangle (columns up to the row plus ``diagonal``), or the upper one (from there on)."""
-    rows, columns = (lax.broadcasted_iota(np.int32, x.shape, x.ndim - 2 + i) for i in (0, 1))
-    edge = lax.add(rows, np.int32(diagonal))
-    return lax.select(lax.ge(columns, edge) if upper else lax.le(columns, edge), x, lax.full_like(x, 0))
 
 
 def _diagonal(x: Any) -> Any:
@@ -41,7 +27,7 @@ def _diagonal(x: Any) -> Any:
 def _solve_triangular(a: Any, b: Any, *, upper: bool, left: bool = True, transpose: bool = False, unit: bool = False) -> Any:
     """Return X of ``A X = B`` (or ``X A = B``, or with A transposed); leading dimensions broadcast."""
     lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-    a, b = spread(a, (*lead, *a.shape[-2:])), spread(b, (*lead, *b.shape[-2:]))
+    a, b = expanded(a, (*lead, *a.shape[-2:])), expanded(b, (*lead, *b.shape[-2:]))
     if b.size == 0 or a.size == 0:
         return b
     return lax.linalg.triangular_solve(a, b, left_side=left, lower=not upper, transpose_a=transpose, unit_diagonal=unit)
@@ -54,7 +40,7 @@ def _(out: Any, a: Any, b: Any, *, upper: bool, left: bool = True, unitriangular
 
 @lowers(aten.triangular_solve.default)
 def _(out: Any, b: Any, a: Any, upper: bool = True, transpose: bool = False, unitriangular: bool = False) -> Any:
-    return _solve_triangular(a, b, upper=upper, transpose=transpose, unit=unitriangular), spread(a, out[1].shape)
+    return _solve_triangular(a, b, upper=upper, transpose=transpose, unit=unitriangular), expanded(a, out[1].shape)
 
 
 def _cholesky(x: Any, upper: bool) -> Any:
@@ -88,20 +74,18 @@ def _(out: Any, b: Any, factor: Any, upper: bool = False) -> Any:
 
 @lowers(aten.cholesky_inverse.default)
 def _(out: Any, factor: Any, upper: bool = False) -> Any:
-    return _cholesky_solve(spread(_eye(factor.shape[-1], factor.dtype), factor.shape), factor, upper)
+    return _cholesky_solve(expanded(jnp.eye(factor.shape[-1], dtype=factor.dtype), factor.shape), factor, upper)
 
 
 def _lu(x: Any) -> tuple[Any, Any, Any, Any]:
     """Return L and U in one matrix, the pivots (counted from 0), the permutation of rows, and torch's ``info``: the first zero pivot."""
     lead, (m, n) = x.shape[:-2], x.shape[-2:]
     if x.size == 0:
-        rows = spread(lax.iota(np.int32, m), (*lead, m))
+        rows = expanded(lax.iota(np.int32, m), (*lead, m))
         return x, lax.slice_in_dim(rows, 0, min(m, n), axis=len(lead)), rows, lax.full(lead, 0, jnp.int32)
     lu, pivots, permutation = lax.linalg.lu(x)
-    zero = lax.eq(_diagonal(lu), np.zeros((), x.dtype))
-    places = lax.select(zero, lax.broadcasted_iota(np.int32, zero.shape, len(lead)), lax.full(zero.shape, min(m, n), jnp.int32))
-    first = lax.reduce(places, np.int32(min(m, n)), lax.min, (len(lead),))
-    info = lax.select(lax.lt(first, np.int32(min(m, n))), lax.add(first, np.int32(1)), lax.full_like(first, 0))
+    zero = _diagonal(lu) == 0
+    info = jnp.where(jnp.any(zero, -1), jnp.argmax(zero, -1).astype(np.int32) + 1, 0)
     return lu, pivots, permutation, info
 
 
@@ -114,8 +98,8 @@ def _lu_solve(lu: Any, permutation: Any, b: Any, left: bool = True, adjoint: boo
     if not left:
         return _mT(_lu_solve(lu, permutation, _mT(b), True, not adjoint))
     lead = np.broadcast_shapes(lu.shape[:-2], b.shape[:-2])
-    lu, permutation = spread(lu, (*lead, *lu.shape[-2:])), spread(permutation, (*lead, permutation.shape[-1]))
-    b = spread(b, (*lead, *b.shape[-2:]))
+    lu, permutation = expanded(lu, (*lead, *lu.shape[-2:])), expanded(permutation, (*lead, permutation.shape[-1]))
+    b = expanded(b, (*lead, *b.shape[-2:]))
     if b.size == 0:
         return b
     if adjoint:
@@ -127,24 +111,19 @@ def _lu_solve(lu: Any, permutation: Any, b: Any, left: bool = True, adjoint: boo
 def _permutation(pivots: Any, n: int) -> Any:
     """Return the permutation of ``n`` rows that corresponds to torch's pivots, which are counted from 1."""
     if pivots.size == 0 or n == 0:
-        return spread(lax.iota(np.int32, n), (*pivots.shape[:-1], n))
+        return expanded(lax.iota(np.int32, n), (*pivots.shape[:-1], n))
     return lax.linalg.lu_pivots_to_permutation(lax.sub(pivots, np.int32(1)), n)
 
 
 def _swapped(permutation: Any, dtype: Any) -> Any:
     """Return P of ``A = P L U``."""
-    n = permutation.shape[-1]
-    shape = (*permutation.shape, n)
-    columns = lax.broadcast_in_dim(permutation, shape, (*range(permutation.ndim - 1), permutation.ndim))
-    return lax.eq(columns, lax.broadcasted_iota(np.int32, shape, permutation.ndim - 1)).astype(dtype)
+    return (permutation[..., None, :] == jnp.arange(permutation.shape[-1])[:, None]).astype(dtype)
 
 
 def _unpacked(lu: Any) -> tuple[Any, Any]:
     m, n = lu.shape[-2:]
     k = min(m, n)
-    lower = _part(lax.slice_in_dim(lu, 0, k, axis=lu.ndim - 1), False, -1)
-    ones = _part(_part(lax.full_like(lower, 1), True), False)
-    return lax.add(lower, ones), _part(lax.slice_in_dim(lu, 0, k, axis=lu.ndim - 2), True)
+    return jnp.tril(lu[..., :k], -1) + jnp.eye(m, k, dtype=lu.dtype), jnp.triu(lu[..., :k, :])
 
 
 @lowers(aten.linalg_lu_factor_ex.default)
@@ -182,30 +161,27 @@ def _(out: Any, a: Any, b: Any, *, left: bool = True, check_errors: bool = False
 @lowers(aten.linalg_inv_ex.default)
 def _(out: Any, a: Any, *, check_errors: bool = False) -> Any:
     lu, _, permutation, info = _lu(a)
-    return _lu_solve(lu, permutation, spread(_eye(a.shape[-1], a.dtype), a.shape)), info
+    return _lu_solve(lu, permutation, expanded(jnp.eye(a.shape[-1], dtype=a.dtype), a.shape)), info
 
 
 def _signs(pivots: Any, dtype: Any) -> Any:
     """Return 1 or -1 for each permutation: whether its swaps are even or odd."""
-    own = lax.broadcasted_iota(pivots.dtype, pivots.shape, pivots.ndim - 1)
-    swaps = lax.reduce(lax.ne(pivots, own).astype(np.int32), np.int32(0), lax.add, (pivots.ndim - 1,))
-    return lax.sub(np.ones((), dtype), lax.mul(np.asarray(2, dtype), lax.rem(swaps, np.int32(2)).astype(dtype)))
+    swaps = jnp.sum(pivots != jnp.arange(pivots.shape[-1]), -1)
+    return (1 - 2 * (swaps % 2)).astype(dtype)
 
 
 @lowers(aten._linalg_det.default)
 def _(out: Any, a: Any) -> Any:
     """Like torch, factorise the transposed matrix (as of a contiguous one: a matrix of jax has no strides)."""
     lu, pivots, _, _ = _lu(_mT(a))
-    value = lax.reduce(_diagonal(lu), np.ones((), a.dtype), lax.mul, (a.ndim - 2,))
-    return lax.mul(value, _signs(pivots, a.dtype)), lu, lax.add(pivots, np.int32(1))
+    return lax.mul(jnp.prod(_diagonal(lu), -1), _signs(pivots, a.dtype)), lu, lax.add(pivots, np.int32(1))
 
 
 @lowers(aten._linalg_slogdet.default)
 def _(out: Any, a: Any) -> Any:
     lu, pivots, _, _ = _lu(_mT(a))
     diagonal = _diagonal(lu)
-    sign = lax.reduce(lax.sign(diagonal), np.ones((), a.dtype), lax.mul, (a.ndim - 2,))
-    size = lax.reduce(lax.log(lax.abs(diagonal)), np.zeros((), a.dtype), lax.add, (a.ndim - 2,))
+    sign, size = jnp.prod(lax.sign(diagonal), -1), jnp.sum(lax.log(lax.abs(diagonal)), -1)
     return lax.mul(sign, _signs(pivots, a.dtype)), size, lu, lax.add(pivots, np.int32(1))
 
 
@@ -229,7 +205,7 @@ def _(out: Any, a: Any) -> Any:
 @lowers(aten.linalg_householder_product.default)
 def _(out: Any, a: Any, tau: Any) -> Any:
     if a.size == 0 or tau.size == 0:
-        return spread(_part(_part(lax.full_like(a, 1), True), False), tuple(out.shape))
+        return expanded(jnp.eye(*a.shape[-2:], dtype=a.dtype), tuple(out.shape))
     return lax.linalg.householder_product(a, tau)
 
 
@@ -246,7 +222,7 @@ def _unit(meta: Any, dtype: Any) -> Any:
     """Return an orthogonal matrix for a matrix without elements."""
     shape = tuple(meta.shape)
     if len(shape) > 1 and shape[-1] == shape[-2]:
-        return spread(_eye(shape[-1], dtype), shape)
+        return expanded(jnp.eye(shape[-1], dtype=dtype), shape)
     return lax.full(shape, 0, dtype)
 
 
@@ -264,10 +240,8 @@ def _(out: Any, a: Any, full_matrices: bool = False, compute_uv: bool = True, *,
 def _beyond(values: Any, atol: Any, rtol: Any) -> Any:
     """Return the reciprocals of the values above the tolerance, and 0 for the others."""
     size = lax.abs(values)
-    top = lax.reduce(size, np.zeros((), size.dtype), lax.max, (size.ndim - 1,))
-    atol, rtol = (spread(x.astype(size.dtype), top.shape) for x in (atol, rtol))
-    edge = lax.broadcast_in_dim(lax.max(atol, lax.mul(rtol, top)), size.shape, tuple(range(top.ndim)))
-    return lax.select(lax.gt(size, edge), lax.div(lax.full_like(values, 1), values), lax.full_like(values, 0))
+    edge = jnp.maximum(atol, rtol * jnp.max(size, -1, initial=0))[..., None]
+    return jnp.where(size > edge, 1 / values, 0).astype(values.dtype)
 
 
 @lowers(aten.linalg_pinv.atol_rtol_tensor)
@@ -275,17 +249,14 @@ def _(out: Any, a: Any, *, atol: Any = None, rtol: Any = None, hermitian: bool =
     if a.size == 0:
         return lax.full(tuple(out.shape), 0, a.dtype)
     if rtol is None:
-        rtol = constant(torch.finfo(torch_dtype(a.dtype)).eps * max(a.shape[-2:]), torch_dtype(a.dtype))
-        if atol is not None:
-            zero = lax.full_like(atol, 0)
-            rtol = lax.select(lax.gt(atol, zero), zero, spread(rtol, atol.shape).astype(atol.dtype))
-    atol = constant(0, torch_dtype(a.dtype)) if atol is None else atol
+        rtol = torch.finfo(torch_dtype(a.dtype)).eps * max(a.shape[-2:])
+        rtol = rtol if atol is None else jnp.where(atol > 0, 0, rtol)
+    atol = 0 if atol is None else atol
     if hermitian:
         v, w = lax.linalg.eigh(a, lower=True, symmetrize_input=False)
-        return _matmul(lax.mul(v, spread(lax.expand_dims(_beyond(w, atol, rtol), (w.ndim - 1,)), v.shape)), _mT(v))
+        return _matmul(v * _beyond(w, atol, rtol)[..., None, :], _mT(v))
     u, s, v = lax.linalg.svd(a, full_matrices=False, compute_uv=True)
-    right = _mT(v)
-    return _matmul(lax.mul(right, spread(lax.expand_dims(_beyond(s, atol, rtol), (s.ndim - 1,)), right.shape)), _mT(u))
+    return _matmul(_mT(v) * _beyond(s, atol, rtol)[..., None, :], _mT(u))
 
 
 @lowers(aten.linalg_matrix_exp.default)

@@ -56,11 +56,6 @@ def erfcx(x: jax.Array) -> jax.Array:
     return where(x < 0, 2.0 * lax.exp(x * x) - result, result)
 
 
-def _log_ndtr(x: jax.Array) -> jax.Array:
-    t = x * 0.5**0.5
-    return where(x < -1.0, lax.log(erfcx(lax.neg(t)) / 2.0) - t * t, lax.log1p(lax.neg(lax.erfc(t)) / 2.0))
-
-
 def _digamma(x: jax.Array) -> jax.Array:
     """Return the digamma function: infinite at 0, with the sign that torch gives it, and undefined at negative whole numbers."""
     pole = where((x < 0) & (lax.floor(x) == x), math.nan, lax.digamma(x))
@@ -80,7 +75,7 @@ def _trigamma(x: jax.Array) -> jax.Array:
     return where(reflected, math.pi**2 / (sine * sine) - result, result)
 
 
-@lowers(aten.polygamma.default, aten.special_polygamma.default)
+@lowers(aten.polygamma.default)
 def _polygamma(out, n, x):
     (x,) = operands(out, x)
     if n < 2:
@@ -148,27 +143,13 @@ def _igamma(is_upper: bool) -> Callable[[jax.Array, jax.Array], jax.Array]:
     return f
 
 
-def _mvlgamma(out, x, p):
-    (x,) = operands(out, x)
-    result = like(x, p * (p - 1) / 4 * math.log(math.pi))
-    for i in range(p):
-        result = lax.add(result, lax.lgamma(lax.sub(x, like(x, i / 2))))
-    return result
-
-
-lowers(aten.mvlgamma.default, aten.special_multigammaln.default)(_mvlgamma)
 enter(
     {
         aten.special_erfcx.default: erfcx,
-        aten.special_log_ndtr.default: _log_ndtr,
         aten.special_ndtri.default: jax_special.ndtri,
         aten.digamma.default: _digamma,
-        aten.special_psi.default: _digamma,
-        aten.special_digamma.default: _digamma,
         aten.igamma.default: _igamma(False),
-        aten.special_gammainc.default: _igamma(False),
         aten.igammac.default: _igamma(True),
-        aten.special_gammaincc.default: _igamma(True),
         aten.special_zeta.default: _zeta,
         aten.special_zeta.other_scalar: _zeta,
         aten.special_zeta.self_scalar: _zeta,

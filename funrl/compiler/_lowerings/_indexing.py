@@ -112,7 +112,7 @@ def _places_of_mask(mask, size, fill, repeated):
     return [lax.select(once, lax.broadcast_in_dim(p[0], (size,), ()), p) for p in places]
 
 
-@lowers(aten.index.Tensor, aten._unsafe_index.Tensor)
+@lowers(aten.index.Tensor)
 def _index(out, x, indices):
     count = None
     if any(i is not None and is_mask(i) for i in indices):
@@ -121,21 +121,6 @@ def _index(out, x, indices):
         count = out.shape[place + out.ndim - (x.ndim - len(dims)) - 1]
     dims, found = places_of(x, indices, count)
     return read(x, dims, found) if dims else x
-
-
-def _clipped(x, indices):
-    def clip(n, i):
-        return None if i is None else lax.clamp(np.array(-n, i.dtype), i, np.array(n - 1, i.dtype))
-
-    return [clip(n, i) for n, i in zip(x.shape, indices, strict=False)]
-
-
-@lowers(aten._unsafe_masked_index.default)
-def _unsafe_masked_index(out, x, mask, indices, fill):
-    fill = constant(fill, out.dtype, tuple(out.shape))
-    if not x.size:
-        return fill
-    return lax.select(expanded(mask, out.shape), _index(out, x, indices), fill)
 
 
 @lowers(aten.index_select.default)
@@ -216,12 +201,6 @@ def _gather(out, x, dim, index, sparse_grad=False):
         numbers = lax.GatherDimensionNumbers(offset_dims, tuple(varying), tuple(dims))
         rows = lax.gather(x, stacked(places), numbers, sizes, mode="clip")
     return rows if rows.shape == shape else lax.broadcast_in_dim(rows, shape, range(len(shape)))
-
-
-@lowers(aten.one_hot.default)
-def _one_hot(out, index, num_classes=-1):
-    shape = tuple(out.shape)
-    return lax.eq(lax.broadcast_in_dim(index, shape, range(index.ndim)), lax.broadcasted_iota(index.dtype, shape, index.ndim))
 
 
 @lowers(aten.nonzero_static.default)

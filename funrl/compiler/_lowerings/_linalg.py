@@ -2,10 +2,12 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import torch
 from jax import lax
 
+from funrl.compiler._lowerings._operands import expanded
 from funrl.compiler._lowerings._origins import before_transposition
 from funrl.compiler._lowerings._table import constant, lowers, torch_dtype
 
@@ -17,14 +19,9 @@ def wide(x: Any) -> Any:
     return lax.convert_element_type(x, jnp.float32) if x.dtype in (jnp.bfloat16, jnp.float16) else x
 
 
-def spread(x: Any, shape: Any) -> Any:
-    """Return ``x`` broadcast to ``shape`` from the right, as torch does."""
-    shape = tuple(shape)
-    if x.shape == shape:
-        return x
-    skipped = len(shape) - x.ndim
-    kept = tuple(i for i, n in enumerate(x.shape) if n == shape[skipped + i])
-    return lax.broadcast_in_dim(lax.reshape(x, tuple(x.shape[i] for i in kept)), shape, tuple(skipped + i for i in kept))
+def transposed(f: Any, shape: Any, g: Any) -> Any:
+    """Return the gradient of the argument of a linear function ``f``, of ``shape``, where that of its result is ``g``."""
+    return jax.linear_transpose(f, jax.ShapeDtypeStruct(tuple(shape), g.dtype))(g)[0]
 
 
 def scaled(x: Any, factor: float) -> Any:
@@ -68,10 +65,10 @@ def _transposed_product(rows: Any, b: Any, batched: int) -> Any:
 
 def _plus(out: Any, c: Any, ab: Any, beta: float, alpha: float) -> Any:
     """Return ``beta c + alpha ab``; with beta=0, NaN of ``c`` does not count."""
-    ab = spread(scaled(ab, alpha), out.shape)
+    ab = expanded(scaled(ab, alpha), out.shape)
     if beta == 0:
         return ab
-    return lax.add(scaled(spread(lax.convert_element_type(c, ab.dtype), out.shape), beta), ab)
+    return lax.add(scaled(expanded(lax.convert_element_type(c, ab.dtype), out.shape), beta), ab)
 
 
 @lowers(aten.mm.default)
@@ -79,19 +76,19 @@ def _(out: Any, a: Any, b: Any) -> Any:
     return product(a, b, (1, 0))
 
 
-@lowers(aten.bmm.default)
-def _(out: Any, a: Any, b: Any) -> Any:
-    return product(a, b, (2, 1), 1)
-
-
 @lowers(aten.mv.default)
 def _(out: Any, a: Any, b: Any) -> Any:
     return product(a, b, (1, 0))
 
 
-@lowers(aten.dot.default, aten.vdot.default)
+@lowers(aten.dot.default)
 def _(out: Any, a: Any, b: Any) -> Any:
     return product(a, b, (0, 0))
+
+
+@lowers(aten.bmm.default)
+def _(out: Any, a: Any, b: Any) -> Any:
+    return product(a, b, (2, 1), 1)
 
 
 @lowers(aten.addmm.default)
@@ -110,46 +107,11 @@ def _(out: Any, c: Any, a: Any, b: Any, *, beta: float = 1, alpha: float = 1) ->
     return _plus(out, c, ab, beta, alpha)
 
 
-@lowers(aten.addmv.default)
-def _(out: Any, c: Any, a: Any, b: Any, *, beta: float = 1, alpha: float = 1) -> Any:
-    return _plus(out, c, product(a, b, (1, 0)), beta, alpha)
-
-
-@lowers(aten.addr.default)
-def _(out: Any, c: Any, a: Any, b: Any, *, beta: float = 1, alpha: float = 1) -> Any:
-    if out.dtype == torch.bool:
-        ab = lax.bitwise_and(_column(a, out.shape), spread(b, out.shape))
-        ab = ab if alpha else lax.full_like(ab, False)
-        return lax.bitwise_or(spread(c, out.shape), ab) if beta else ab
-    return _plus(out, c, _outer(out, a, b), beta, alpha)
-
-
-def _column(x: Any, shape: Any) -> Any:
-    return lax.broadcast_in_dim(x, tuple(shape), (0,))
-
-
-def _outer(out: Any, a: Any, b: Any) -> Any:
-    dtype = torch.promote_types(torch_dtype(a.dtype), torch_dtype(b.dtype))
-    a, b = (wide(lax.convert_element_type(x, jnp.dtype(str(dtype).removeprefix("torch.")))) for x in (a, b))
-    return lax.mul(_column(a, out.shape), spread(b, out.shape))
-
-
-@lowers(aten.matmul.default)
-def _(out: Any, a: Any, b: Any) -> Any:
-    return jnp.matmul(wide(a), wide(b), precision=lax.Precision.HIGHEST)
-
-
-@lowers(aten.linear.default)
-def _(out: Any, x: Any, weight: Any, bias: Any = None) -> Any:
-    y = product(x, weight, (x.ndim - 1, weight.ndim - 1))
-    return y if bias is None else lax.add(y, spread(wide(bias), out.shape))
-
-
 @lowers(aten._trilinear.default)
 def _(out: Any, a: Any, b: Any, c: Any, expand1: Any, expand2: Any, expand3: Any, sumdim: Any, unroll_dim: int = 1) -> Any:
     ndim = a.ndim + len(expand1)
     rows = [lax.expand_dims(wide(x), tuple(d % ndim for d in dims)) for x, dims in ((a, expand1), (b, expand2), (c, expand3))]
     shape = tuple(max(sizes) if min(sizes) else 0 for sizes in zip(*(x.shape for x in rows), strict=True))
-    first, second, third = (spread(x, shape) for x in rows)
+    first, second, third = (expanded(x, shape) for x in rows)
     y = lax.mul(lax.mul(first, third), second)
     return lax.reduce(y, lax.full((), 0, y.dtype), lax.add, tuple(d % ndim for d in sumdim))

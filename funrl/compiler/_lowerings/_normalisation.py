@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from jax import lax
 
-from funrl.compiler._lowerings._linalg import spread, wide
+from funrl.compiler._lowerings._linalg import wide
+from funrl.compiler._lowerings._operands import expanded
 from funrl.compiler._lowerings._table import constant, lowers, torch_dtype
 
 aten = torch.ops.aten
@@ -29,7 +30,7 @@ def _average(x: Any, dims: Sequence[int]) -> Any:
 def moments(x: Any, dims: Sequence[int], eps: float) -> tuple[Any, Any, Any]:
     """Return ``x`` minus its mean, the mean, and the reciprocal standard deviation, with their dimensions kept."""
     mean = _average(x, dims)
-    centred = lax.sub(x, spread(mean, x.shape))
+    centred = lax.sub(x, expanded(mean, x.shape))
     variance = _average(lax.square(centred), dims)
     return centred, mean, lax.rsqrt(lax.add(variance, constant(eps, torch_dtype(x.dtype), variance.shape)))
 
@@ -43,80 +44,24 @@ def affine(y: Any, weight: Any, bias: Any, dims: Sequence[int]) -> Any:
 
 def input_gradient(g: Any, normal: Any, rstd: Any, dims: Sequence[int]) -> Any:
     """Return the gradient of the input, where ``g`` is that of the normalised input ``normal``."""
-    along = lax.mul(normal, spread(_average(lax.mul(g, normal), dims), g.shape))
-    return lax.mul(lax.sub(lax.sub(g, spread(_average(g, dims), g.shape)), along), spread(rstd, g.shape))
+    along = lax.mul(normal, expanded(_average(lax.mul(g, normal), dims), g.shape))
+    return lax.mul(lax.sub(lax.sub(g, expanded(_average(g, dims), g.shape)), along), expanded(rstd, g.shape))
 
 
 @lowers(aten.native_layer_norm.default)
 def _(out: Any, x: Any, shape: Any, weight: Any, bias: Any, eps: float) -> Any:
     dims = tuple(range(x.ndim - len(shape), x.ndim))
     centred, mean, rstd = moments(wide(x), dims, eps)
-    return affine(lax.mul(centred, spread(rstd, x.shape)), weight, bias, dims), mean, rstd
+    return affine(lax.mul(centred, expanded(rstd, x.shape)), weight, bias, dims), mean, rstd
 
 
 @lowers(aten.native_layer_norm_backward.default)
 def _(out: Any, g: Any, x: Any, shape: Any, mean: Any, rstd: Any, weight: Any, bias: Any, mask: Any) -> Any:
     inner, outer = tuple(range(x.ndim - len(shape), x.ndim)), tuple(range(x.ndim - len(shape)))
     g, x, mean, rstd = wide(g), wide(x), wide(mean), wide(rstd)
-    normal = lax.mul(lax.sub(x, spread(mean, x.shape)), spread(rstd, x.shape))
+    normal = lax.mul(lax.sub(x, expanded(mean, x.shape)), expanded(rstd, x.shape))
     return (
         input_gradient(affine(g, weight, None, inner), normal, rstd, inner) if mask[0] else None,
         total(lax.mul(g, normal), outer) if mask[1] and weight is not None else None,
         total(g, outer) if mask[2] and bias is not None else None,
-    )
-
-
-@lowers(aten._fused_rms_norm.default)
-def _(out: Any, x: Any, shape: Any, weight: Any, eps: float | None) -> Any:
-    eps = torch.finfo(out[0].dtype).eps if eps is None else eps
-    dims = tuple(range(x.ndim - len(shape), x.ndim))
-    x = wide(x)
-    square = _average(lax.square(x), dims)
-    rstd = lax.rsqrt(lax.add(square, constant(eps, torch_dtype(x.dtype), square.shape)))
-    return affine(lax.mul(x, spread(rstd, x.shape)), weight, None, dims), rstd
-
-
-@lowers(aten._fused_rms_norm_backward.default)
-def _(out: Any, g: Any, x: Any, shape: Any, rstd: Any, weight: Any, mask: Any) -> Any:
-    inner, outer = tuple(range(x.ndim - len(shape), x.ndim)), tuple(range(x.ndim - len(shape)))
-    g, x, rstd = wide(g), wide(x), wide(rstd)
-    normal = lax.mul(x, spread(rstd, x.shape))
-    scaled = affine(g, weight, None, inner)
-    along = lax.mul(normal, spread(_average(lax.mul(scaled, normal), inner), x.shape))
-    return (
-        lax.mul(lax.sub(scaled, along), spread(rstd, x.shape)) if mask[0] else None,
-        total(lax.mul(g, normal), outer) if mask[1] and weight is not None else None,
-    )
-
-
-def _grouped(x: Any, samples: int, channels: int, places: int, groups: int) -> Any:
-    """Return [samples, groups, channels of a group, places]."""
-    return lax.reshape(x, (samples, groups, channels // groups, places))
-
-
-def _channel_wise(v: Any, shape: Any, groups: int) -> Any:
-    return lax.broadcast_in_dim(lax.reshape(wide(v), (groups, v.size // groups)), tuple(shape), (1, 2))
-
-
-@lowers(aten.native_group_norm.default)
-def _(out: Any, x: Any, weight: Any, bias: Any, samples: int, channels: int, places: int, groups: int, eps: float) -> Any:
-    grouped = _grouped(wide(x), samples, channels, places, groups)
-    centred, mean, rstd = moments(grouped, (2, 3), eps)
-    y = lax.mul(centred, spread(rstd, grouped.shape))
-    y = y if weight is None else lax.mul(y, _channel_wise(weight, y.shape, groups))
-    y = y if bias is None else lax.add(y, _channel_wise(bias, y.shape, groups))
-    return lax.reshape(y, x.shape), lax.reshape(mean, (samples, groups)), lax.reshape(rstd, (samples, groups))
-
-
-@lowers(aten.native_group_norm_backward.default)
-def _(out: Any, g: Any, x: Any, mean: Any, rstd: Any, weight: Any, samples: int, channels: int, places: int, groups: int, mask: Any) -> Any:
-    shape = x.shape
-    g, x = (_grouped(wide(v), samples, channels, places, groups) for v in (g, x))
-    mean, rstd = (lax.reshape(wide(v), (samples, groups, 1, 1)) for v in (mean, rstd))
-    normal = lax.mul(lax.sub(x, spread(mean, x.shape)), spread(rstd, x.shape))
-    scaled = g if weight is None else lax.mul(g, _channel_wise(weight, g.shape, groups))
-    return (
-        lax.reshape(input_gradient(scaled, normal, rstd, (2, 3)), shape) if mask[0] else None,
-        lax.reshape(total(lax.mul(g, normal), (0, 3)), (channels,)) if mask[1] and weight is not None else None,
-        lax.reshape(total(g, (0, 3)), (channels,)) if mask[2] else None,
     )

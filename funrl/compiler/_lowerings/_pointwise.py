@@ -138,7 +138,7 @@ def _power(x: jax.Array, y: jax.Array) -> jax.Array:
     return where(lax.lt(y, zero), negative, result)
 
 
-@lowers(aten.pow.Tensor_Scalar, aten.float_power.Tensor_Scalar)
+@lowers(aten.pow.Tensor_Scalar)
 def _pow_scalar(out, x, exponent):
     (x,) = operands(out, x)
     if is_bool(x):
@@ -158,7 +158,7 @@ def _pow_scalar(out, x, exponent):
     return lax.pow(x, *operands(out, exponent))
 
 
-enter({aten.pow.Tensor_Tensor: _power, aten.pow.Scalar: _power, aten.float_power.Tensor_Tensor: _power, aten.float_power.Scalar: _power})
+enter({aten.pow.Tensor_Tensor: _power, aten.pow.Scalar: _power})
 
 
 @lowers(aten.lerp.Scalar, aten.lerp.Tensor)
@@ -228,13 +228,6 @@ def _fmin(x: jax.Array, y: jax.Array) -> jax.Array:
     return where(lax.ne(x, x), y, where(lax.ne(y, y), x, lax.min(x, y)))
 
 
-def _heaviside(x: jax.Array, at_zero: jax.Array) -> jax.Array:
-    if is_bool(x):
-        return lax.bitwise_or(x, at_zero)
-    zero = like(x, 0)
-    return where(lax.eq(x, zero), at_zero, where(lax.gt(x, zero), 1, zero))
-
-
 def _hypot(x: jax.Array, y: jax.Array) -> jax.Array:
     x, y = lax.abs(x), lax.abs(y)
     longer, shorter = lax.max(x, y), lax.min(x, y)
@@ -279,7 +272,6 @@ enter(
         aten.mul.Scalar: _times,
         aten.div.Tensor: lax.div,
         aten.div.Scalar: lax.div,
-        aten.true_divide.Tensor: lax.div,
         aten.floor_divide.default: _floor_divided,
         aten.floor_divide.Scalar: _floor_divided,
     },
@@ -294,12 +286,9 @@ enter(
         aten.fmod.Scalar: lax.rem,
         aten.maximum.default: lax.max,
         aten.minimum.default: lax.min,
-        aten.max.other: lax.max,
-        aten.min.other: lax.min,
         aten.fmax.default: _fmax,
         aten.fmin.default: _fmin,
         aten.hypot.default: _hypot,
-        aten.heaviside.default: _heaviside,
         aten.copysign.Tensor: _copysign,
         aten.copysign.Scalar: _copysign,
         aten.gcd.default: _gcd,
@@ -312,16 +301,13 @@ enter(
         aten.floor.default: _if_float(lax.floor),
         aten.ceil.default: _if_float(lax.ceil),
         aten.trunc.default: _trunc,
-        aten.fix.default: _trunc,
         aten.round.default: _if_float(_round),
         aten.frac.default: lambda x: lax.sub(x, _trunc(x)),
-        aten.square.default: lambda x: _times(x, x),
         aten.sqrt.default: lax.sqrt,
         aten.rsqrt.default: lax.rsqrt,
-        aten.reciprocal.default: lambda x: lax.div(like(x, 1), x),
         aten.deg2rad.default: lambda x: lax.mul(x, like(x, math.pi / 180)),
         aten.rad2deg.default: lambda x: lax.mul(x, like(x, 180 / math.pi)),
-        aten.positive.default: lambda x: x,
+        aten.reciprocal.default: lambda x: lax.div(like(x, 1), x),
     }
 )
 

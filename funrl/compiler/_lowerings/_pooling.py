@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from jax import lax
 
-from funrl.compiler._lowerings._linalg import wide
+from funrl.compiler._lowerings._linalg import transposed, wide
 from funrl.compiler._lowerings._table import lowers
-from funrl.compiler._lowerings._taps import adaptive, maxima, routed, sums, tap, transposed, windows
+from funrl.compiler._lowerings._taps import adaptive, maxima, routed, sums, windows
 
 aten = torch.ops.aten
 
@@ -40,10 +40,6 @@ def _summed(x: Any, indices: Sequence[np.ndarray]) -> Any:
     for d, index in enumerate(indices):
         x = sums(x, x.ndim - len(indices) + d, index)
     return x
-
-
-def _spread_back(g: Any, indices: Sequence[np.ndarray], sizes: Sequence[int]) -> Any:
-    return _summed(g, [transposed(index, n)[0] for index, n in zip(indices, sizes, strict=True)])
 
 
 def _over(x: Any, counts: Sequence[np.ndarray]) -> Any:
@@ -115,11 +111,7 @@ def _adaptive_avg_pool(n: int) -> Any:
 
 
 def _adaptive_avg_pool_backward(n: int) -> Any:
-    def f(out: Any, g: Any, x: Any) -> Any:
-        indices = [adaptive(m, k) for m, k in zip(x.shape[-n:], g.shape[-n:], strict=True)]
-        return _spread_back(_over(wide(g), [(index >= 0).sum(1) for index in indices]), indices, x.shape[-n:])
-
-    return f
+    return lambda out, g, x: transposed(lambda x: _adaptive_avg_pool(n)(g, x, ()), x.shape, wide(g))
 
 
 for n in (2, 3):
@@ -148,52 +140,9 @@ def _avg_pool(n: int) -> Any:
 
 
 def _avg_pool_backward(n: int) -> Any:
-    def f(out: Any, g: Any, x: Any, kernel: Any, stride: Any, padding: Any, ceil_mode: bool, include: bool, divisor: int | None) -> Any:
-        sizes = g.shape[-n:]
-        g = _over(wide(g), _counts(x, sizes, kernel, stride, padding, include, divisor))
-        return _spread_back(g, _sliding(x, sizes, kernel, stride, padding), x.shape[-n:])
-
-    return f
+    return lambda out, g, x, *options: transposed(lambda x: _avg_pool(n)(g, x, *options), x.shape, wide(g))
 
 
 for n in (2, 3):
     lowers(getattr(aten, f"avg_pool{n}d").default)(_avg_pool(n))
     lowers(getattr(aten, f"avg_pool{n}d_backward").default)(_avg_pool_backward(n))
-lowers(aten.avg_pool1d.default)(_avg_pool(1))
-lowers(aten.adaptive_avg_pool1d.default)(_adaptive_avg_pool(1))
-
-
-@lowers(aten.im2col.default)
-def _(out: Any, x: Any, kernel: Any, dilation: Any, padding: Any, stride: Any) -> Any:
-    """Patches [..., C kh kw, places], as slices laid side by side."""
-    kernel, dilation, padding, stride = (_each(v, 2) for v in (kernel, dilation, padding, stride))
-    lead = x.shape[:-3]
-    rows = [(m + 2 * p - d * (k - 1) - 1) // s + 1 for m, p, d, k, s in zip(x.shape[-2:], padding, dilation, kernel, stride, strict=True)]
-    for i in range(2):
-        axis = len(lead) + 1 + 2 * i  # kernel places come before the windows of each dimension
-        index = windows(x.shape[axis], rows[i], kernel[i], stride[i], padding[i], dilation[i])
-        x = _laid_apart(x, axis, index)
-    x = lax.transpose(x, (*range(len(lead) + 2), len(lead) + 3, len(lead) + 2, len(lead) + 4))
-    return lax.reshape(x, tuple(out.shape))
-
-
-def _laid_apart(x: Any, axis: int, index: np.ndarray) -> Any:
-    """Return [..., taps, out, ...]: ``x`` at each tap of its windows."""
-    return lax.concatenate([lax.expand_dims(tap(x, axis, index[:, j], 0), (axis,)) for j in range(index.shape[1])], axis)
-
-
-@lowers(aten.col2im.default)
-def _(out: Any, x: Any, sizes: Any, kernel: Any, dilation: Any, padding: Any, stride: Any) -> Any:
-    kernel, dilation, padding, stride = (_each(v, 2) for v in (kernel, dilation, padding, stride))
-    rows = [(m + 2 * p - d * (k - 1) - 1) // s + 1 for m, p, d, k, s in zip(sizes, padding, dilation, kernel, stride, strict=True)]
-    lead = x.ndim - 2
-    x = lax.reshape(wide(x), (*x.shape[:lead], x.shape[-2] // (kernel[0] * kernel[1]), *kernel, *rows))
-    for i, place, window in ((1, lead + 2, lead + 3), (0, lead + 1, lead + 1)):  # [..., C, kh, kw, h, w]: kw with w, then kh with h
-        index = windows(sizes[i], rows[i], kernel[i], stride[i], padding[i], dilation[i])
-        total = None
-        for j in range(kernel[i]):
-            part = lax.squeeze(lax.slice_in_dim(x, j, j + 1, axis=place), (place,))
-            part = sums(part, window, transposed(index[:, j : j + 1], sizes[i])[0])
-            total = part if total is None else lax.add(total, part)
-        x = total
-    return x

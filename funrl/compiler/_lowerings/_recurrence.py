@@ -6,7 +6,7 @@ import jax
 import torch
 from jax import lax
 
-from funrl.compiler._lowerings._linalg import spread
+from funrl.compiler._lowerings._operands import expanded
 from funrl.compiler._lowerings._table import constant, lowers
 
 aten = torch.ops.aten
@@ -21,7 +21,7 @@ def _layer(x: Any, weights: tuple[Any, ...], h: Any, c: Any, reverse: bool) -> t
     of_input, of_state, *biases = weights
     gates = _product(x, of_input)
     for bias in biases:
-        gates = lax.add(gates, spread(bias, gates.shape))
+        gates = lax.add(gates, expanded(bias, gates.shape))
 
     def step(carry: tuple[Any, Any], gate: Any) -> tuple[Any, Any]:
         h, c = carry

@@ -69,12 +69,6 @@ def _sum(out, x, dim=None, keepdim=False, dtype=None):
     return shaped(out, total(wide(x, out.dtype), axes(dim, x.ndim)))
 
 
-@lowers(aten.nansum.default)
-def _nansum(out, x, dim=None, keepdim=False, dtype=None):
-    x = lax.select(lax.ne(x, x), lax.full_like(x, 0), x)
-    return shaped(out, total(wide(x, out.dtype), axes(dim, x.ndim)))
-
-
 @lowers(aten.prod.default)
 def _prod(out, x, dtype=None):
     return lax.reduce_prod(wide(x, out.dtype), tuple(range(x.ndim)))
@@ -125,12 +119,6 @@ def _var_mean(out, x, dim=None, correction=None, keepdim=False):
     return shaped(out[0], variance), shaped(out[1], centre)
 
 
-@lowers(aten.std_mean.correction)
-def _std_mean(out, x, dim=None, correction=None, keepdim=False):
-    variance, centre = _variance(wide(x, out[0].dtype), dim, correction)
-    return shaped(out[0], lax.sqrt(variance)), shaped(out[1], centre)
-
-
 def _extremes(f, over_all, over_dims, over_dim, arg):
     @lowers(over_all, over_dims)
     def _(out, x, dim=None, keepdim=False):
@@ -156,13 +144,6 @@ _extremes(highest, aten.max.default, aten.amax.default, aten.max.dim, aten.argma
 _extremes(lowest, aten.min.default, aten.amin.default, aten.min.dim, aten.argmin.default)
 
 
-@lowers(aten.aminmax.default)
-def _aminmax(out, x, dim=None, keepdim=False):
-    dims = axes(dim, x.ndim)
-    least, greatest = shaped(out[0], lowest(x, dims)), shaped(out[1], highest(x, dims))
-    return least, greatest
-
-
 @lowers(aten.any.default, aten.any.dim, aten.any.dims)
 def _any(out, x, dim=None, keepdim=False):
     return shaped(out, lax.reduce_or(cast(x, torch.bool), axes(dim, x.ndim)))
@@ -176,25 +157,6 @@ def _all(out, x, dim=None, keepdim=False):
 @lowers(aten.count_nonzero.default, aten.count_nonzero.dim_IntList)
 def _count_nonzero(out, x, dim=None):
     return shaped(out, total(cast(cast(x, torch.bool), torch.int64), axes(dim, x.ndim)))
-
-
-@lowers(aten.value_selecting_reduction_backward.default)
-def _value_selecting_reduction_backward(out, grad, dim, indices, sizes, keepdim):
-    if not out.ndim:
-        return grad
-    dim = axis(dim, out.ndim)
-    kept = tuple(range(out.ndim)) if keepdim else others((dim,), out.ndim)
-    index = lax.broadcasted_iota(jnp.int64, tuple(out.shape), dim)
-    hit = lax.eq(index, lax.broadcast_in_dim(indices, tuple(out.shape), kept))
-    grad = lax.broadcast_in_dim(grad, tuple(out.shape), kept)
-    return lax.select(hit, grad, lax.full_like(grad, 0))
-
-
-@lowers(aten.trace.default)
-def _trace(out, x):
-    rows, columns = lax.broadcasted_iota(jnp.int32, x.shape, 0), lax.broadcasted_iota(jnp.int32, x.shape, 1)
-    x = wide(x, out.dtype)
-    return total(lax.select(lax.eq(rows, columns), x, lax.full_like(x, 0)), (0, 1))
 
 
 @lowers(aten.hash_tensor.default)

@@ -8,7 +8,6 @@ import torch
 from jax import lax
 
 from funrl.compiler._lowerings._indexing import (
-    _clipped,
     aligned,
     counted_slice,
     is_mask,
@@ -58,8 +57,8 @@ def write(x, dims, indices, updates, how="set"):
     return _kind(x, how)[0](x, stacked(indices), updates, numbers, mode="drop")
 
 
-@lowers(aten.index_put.default, aten._unsafe_index_put.default, aten._index_put_impl.default)
-def _index_put(out, x, indices, values, accumulate=False, unsafe=False):
+@lowers(aten.index_put.default)
+def _index_put(out, x, indices, values, accumulate=False):
     """Write values, broadcast to the shape that the index would read."""
     how, values = "add" if accumulate else "set", cast(values, out.dtype)
     given = [i for i in indices if i is not None]
@@ -95,14 +94,6 @@ def _masked_put(x, dim, mask, values, how):
             values = read(values, [at], [ranks(mask)])
     mask = lax.broadcast_in_dim(mask, x.shape, range(dim, dim + mask.ndim))
     return lax.select(mask, _kind(x, how)[1](x, expanded(values, x.shape)), x)
-
-
-@lowers(aten._unsafe_masked_index_put_accumulate.default)
-def _unsafe_masked_index_put_accumulate(out, x, mask, indices, values):
-    if not x.size:
-        return x
-    values = lax.select(expanded(mask, values.shape), values, lax.full_like(values, 0))
-    return _index_put(out, x, _clipped(x, indices), values, True)
 
 
 def write_along(x, dim, index, updates, how="set"):
@@ -244,13 +235,6 @@ def _index_add(out, x, dim, index, source, alpha=1):
     return write_rows(x, dim, index, source, "add")
 
 
-@lowers(aten.index_fill.int_Scalar, aten.index_fill.int_Tensor)
-def _index_fill(out, x, dim, index, value):
-    value = lax.reshape(cast(value, out.dtype), ())
-    dim = axis(dim, x.ndim)
-    return write_rows(x, dim, index, expanded(value, (*x.shape[:dim], index.size, *x.shape[dim + 1 :])))
-
-
 @lowers(aten.index_reduce.default)
 def _index_reduce(out, x, dim, index, source, reduce, include_self=True):
     return _reduced(x, lambda x, updates, how: write_rows(x, dim, index, updates, how), source, reduce, include_self)
@@ -261,16 +245,3 @@ def _put(out, x, index, source, accumulate=False):
     flat = lax.reshape(x, (x.size,))
     index, source = lax.reshape(index, (index.size,)), lax.reshape(source, (source.size,))
     return lax.reshape(write(flat, [0], [index], source, "add" if accumulate else "set"), x.shape)
-
-
-@lowers(aten.embedding_dense_backward.default)
-def _embedding_dense_backward(out, grad, indices, num_weights, padding_idx, scale_grad_by_freq):
-    """Add the gradients of each place to its row; the row ``padding_idx`` gets none."""
-    width = out.shape[-1]
-    index, grad = lax.reshape(indices, (indices.size,)), lax.reshape(grad, (indices.size, width))
-    if padding_idx >= 0:
-        index = lax.select(lax.eq(index, lax.full_like(index, padding_idx)), lax.full_like(index, num_weights), index)
-    if scale_grad_by_freq:
-        counts = write(lax.full((num_weights,), 0, grad.dtype), [0], [index], lax.full(index.shape, 1, grad.dtype), "add")
-        grad = lax.div(grad, lax.broadcast_in_dim(read(counts, [0], [index]), grad.shape, (0,)))
-    return write(lax.full(tuple(out.shape), 0, grad.dtype), [0], [index], grad, "add")

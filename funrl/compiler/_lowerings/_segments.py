@@ -10,6 +10,7 @@ from funrl.compiler._lowerings._indexing import read
 from funrl.compiler._lowerings._origins import note_expanded
 from funrl.compiler._lowerings._scattering import write, write_along
 from funrl.compiler._lowerings._shape import expanded, sliced
+from funrl.compiler._lowerings._softmax import norm
 from funrl.compiler._lowerings._table import constant, lowers
 
 aten = torch.ops.aten
@@ -129,13 +130,7 @@ def _embedding_renorm(out, weight, indices, max_norm, norm_type):
     if not index.size or not weight.size:
         return weight
     rows = read(weight, [0], [index])
-    absolute, zero = lax.abs(rows), np.zeros((), rows.dtype)
-    if math.isinf(norm_type):
-        norms = lax.reduce(absolute, zero, lax.max, (1,))
-    else:
-        powers = lax.pow(absolute, lax.full_like(absolute, norm_type))
-        norms = lax.reduce(powers, zero, lax.add, (1,))
-        norms = lax.pow(norms, lax.full_like(norms, 1 / norm_type))
+    norms = norm(rows, norm_type, (1,))
     scale = lax.div(lax.full_like(norms, max_norm), lax.add(norms, lax.full_like(norms, 1e-7)))
     scale = lax.select(lax.gt(norms, lax.full_like(norms, max_norm)), scale, lax.full_like(scale, 1))
     return write(weight, [0], [index], lax.mul(rows, lax.broadcast_in_dim(scale, rows.shape, (0,))))

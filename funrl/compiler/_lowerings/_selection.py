@@ -18,7 +18,6 @@ from funrl.compiler._lowerings._operands import (
     is_signed,
     like,
     operands,
-    promoted_dtype,
     signbit,
     where,
 )
@@ -61,17 +60,6 @@ lowers(aten.logical_xor.default)(_logical(lax.bitwise_xor))
 lowers(aten.logical_not.default)(_logical(lax.bitwise_not))
 
 
-@lowers(aten.isin.Tensor_Tensor, aten.isin.Tensor_Scalar, aten.isin.Scalar_Tensor)
-def _isin(out, elements, tests, assume_unique=False, invert=False):
-    dtype, shape = promoted_dtype(elements, tests), tuple(out.shape)
-    tests = lax.reshape(cast(tests, dtype), (getattr(tests, "size", 1),))
-    full = (*shape, tests.size)
-    x = lax.broadcast_in_dim(cast(elements, dtype), full, tuple(range(len(shape))))
-    same = lax.eq(x, lax.broadcast_in_dim(tests, full, (len(shape),)))
-    found = jnp.any(same, axis=-1)
-    return lax.bitwise_not(found) if invert else found
-
-
 # Bits
 
 
@@ -94,7 +82,7 @@ enter({aten.bitwise_not.default: lax.bitwise_not})
 # Selection and copies
 
 
-@lowers(aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf, aten.where.Scalar)
+@lowers(aten.where.self)
 def _where(out, condition, x, y):
     shape = tuple(out.shape)
     return lax.select(broadcast(condition, torch.bool, shape), broadcast(x, out.dtype, shape), broadcast(y, out.dtype, shape))
@@ -105,7 +93,7 @@ def _masked_fill(out, x, mask, value):
     return _where(out, mask, value, x)
 
 
-@lowers(aten.clamp.default, aten.clamp.Tensor, aten.clip.default, aten.clip.Tensor)
+@lowers(aten.clamp.default, aten.clamp.Tensor)
 def _clamp(out, x, min=None, max=None):
     (x,) = operands(out, x)
     if min is not None:
@@ -145,17 +133,11 @@ def _nan_to_num(out, x, nan=None, posinf=None, neginf=None):
     aten.alias_copy.default,
     aten.detach.default,
     aten.detach_copy.default,
-    aten.contiguous.default,
     aten.lift.default,
     aten.lift_fresh.default,
     aten.lift_fresh_copy.default,
     aten._conj.default,
-    aten.conj.default,
-    aten.conj_physical.default,
     aten._conj_physical.default,
-    aten.resolve_conj.default,
-    aten.resolve_neg.default,
-    aten.real.default,
 )
 def _same(out, x):
     return x
@@ -172,11 +154,6 @@ def _to_copy(out, x, dtype=None):
         inside = lax.lt(x, like(x, limit_above))  # XLA gives the lowest number below the range, as x86 does
         x = where(inside, lax.convert_element_type(x, jax_dtype(whole)), limit)
     return cast(x, out.dtype)
-
-
-@lowers(aten.to.dtype, aten.to.dtype_layout, aten.to.device, aten.to.other, aten.to.prim_dtype, aten.type_as.default)
-def _to(out, x, *_, **__):
-    return _to_copy(out, x)
 
 
 @lowers(aten.copy.default)

@@ -30,10 +30,6 @@ aten = torch.ops.aten
     aten.squeeze_copy.dims,
     aten.unsqueeze.default,
     aten.unsqueeze_copy.default,
-    aten.flatten.using_ints,
-    aten.unflatten.int,
-    aten.view_as.default,
-    aten.reshape_as.default,
 )
 def _reshape(out, x, *args, **kwargs):
     """Give the elements, in their order, the shape of ``out``."""
@@ -45,7 +41,7 @@ def _negative(out, x):
     return lax.neg(x)
 
 
-@lowers(aten.expand.default, aten.expand_copy.default, aten.expand_as.default)
+@lowers(aten.expand.default, aten.expand_copy.default)
 def _expand(out, x, *args, **kwargs):
     result = expanded(x, out.shape)
     note_expanded(result, x)
@@ -67,7 +63,7 @@ def transposed(x, order):
     return result
 
 
-@lowers(aten.transpose.int, aten.transpose_copy.int, aten.swapaxes.default, aten.swapdims.default)
+@lowers(aten.transpose.int, aten.transpose_copy.int)
 def _transpose(out, x, a, b):
     order = list(range(x.ndim))
     if order:
@@ -76,31 +72,15 @@ def _transpose(out, x, a, b):
     return transposed(x, order)
 
 
-@lowers(aten.t.default, aten.t_copy.default, aten.numpy_T.default, aten.matrix_H.default)
+@lowers(aten.t.default, aten.t_copy.default)
 def _t(out, x):
     return transposed(x, range(x.ndim)[::-1])
-
-
-@lowers(aten.mT.default, aten.mH.default, aten.adjoint.default)
-def _matrix_transpose(out, x):
-    return transposed(x, (*range(x.ndim - 2), x.ndim - 1, x.ndim - 2))
 
 
 def moved(x, source, destination):
     """Return ``x`` with the dimension ``source`` at the place ``destination``."""
     order = [d for d in range(x.ndim) if d != source]
     order.insert(destination, source)
-    return transposed(x, order)
-
-
-@lowers(aten.movedim.int, aten.movedim.intlist, aten.moveaxis.int, aten.moveaxis.intlist)
-def _movedim(out, x, source, destination):
-    source, destination = ([axis(d, x.ndim) for d in ([a] if isinstance(a, int) else a)] for a in (source, destination))
-    if not x.ndim:
-        return x
-    order = [d for d in range(x.ndim) if d not in source]
-    for to, d in sorted(zip(destination, source, strict=True)):
-        order.insert(to, d)
     return transposed(x, order)
 
 
@@ -126,7 +106,7 @@ def _slice(out, x, dim=0, start=None, end=None, step=1):
     return sliced(x, dim, *bounds(start, end, x.shape[dim]), step)
 
 
-@lowers(aten.narrow.default, aten.narrow_copy.default)
+@lowers(aten.narrow_copy.default)
 def _narrow(out, x, dim, start, length):
     dim = axis(dim, x.ndim)
     start = start + x.shape[dim] if start < 0 else start
@@ -152,15 +132,11 @@ def _unbind(out, x, dim=0):
 
 @lowers(
     aten.split.Tensor,
-    aten.split.sizes,
     aten.split_with_sizes.default,
-    aten.chunk.default,
     aten.split_copy.Tensor,
     aten.split_with_sizes_copy.default,
     aten.unsafe_split.Tensor,
     aten.unsafe_split_with_sizes.default,
-    aten.unsafe_chunk.default,
-    aten.tensor_split.sections,
 )
 def _split(out, x, how, dim=0):
     """Cut along ``dim`` into the lengths of ``out``, one after another."""
@@ -169,13 +145,6 @@ def _split(out, x, how, dim=0):
         parts.append(sliced(x, dim, start, start + part.shape[dim]))
         start += part.shape[dim]
     return parts
-
-
-@lowers(aten.tensor_split.indices)
-def _tensor_split(out, x, indices, dim=0):
-    """Cut along ``dim`` at the places ``indices``, which need not ascend."""
-    dim = axis(dim, x.ndim)
-    return [sliced(x, dim, *bounds(a, b, x.shape[dim])) for a, b in zip([0, *indices], [*indices, None], strict=True)]
 
 
 @lowers(aten.diagonal.default, aten.diagonal_copy.default)
@@ -188,11 +157,6 @@ def _diagonal(out, x, offset=0, dim1=0, dim2=1):
     first = offset if offset >= 0 else -offset * columns
     flat = lax.reshape(x, (*x.shape[:-2], rows * columns))
     return sliced(flat, flat.ndim - 1, first, first + (length - 1) * (columns + 1) + 1, columns + 1)
-
-
-@lowers(aten.linalg_diagonal.default)
-def _linalg_diagonal(out, x, *, offset=0, dim1=-2, dim2=-1):
-    return _diagonal(out, x, offset, dim1, dim2)
 
 
 @lowers(aten.unfold.default, aten.unfold_copy.default)

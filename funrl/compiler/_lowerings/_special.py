@@ -1,7 +1,6 @@
 """Pointwise functions of analysis: exponentials, logarithms, trigonometry, the error and gamma functions."""
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,13 +24,8 @@ def log_add_exp(x: jax.Array, y: jax.Array) -> jax.Array:
     return where(lax.bitwise_and(lax.eq(x, y), lax.eq(lax.abs(x), like(x, math.inf))), x, both)
 
 
-def _log_add_exp2(x: jax.Array, y: jax.Array) -> jax.Array:
-    two = like(x, math.log(2))
-    return lax.div(log_add_exp(lax.mul(x, two), lax.mul(y, two)), two)
-
-
 def _x_log(log):
-    def f(out: torch.Tensor, x: Any, y: Any) -> jax.Array:
+    def f(out, x, y):
         x, y = operands(out, x, y)
         (logarithm,) = operands(out, log(y))  # half precision of torch rounds it
         zero = where(lax.eq(x, like(x, 0)), 0, lax.mul(x, logarithm))
@@ -40,7 +34,7 @@ def _x_log(log):
     return f
 
 
-lowers(aten.xlogy.Tensor, aten.xlogy.Scalar_Other, aten.xlogy.Scalar_Self, aten.special_xlogy.default)(_x_log(lax.log))
+lowers(aten.xlogy.Tensor, aten.xlogy.Scalar_Other, aten.xlogy.Scalar_Self)(_x_log(lax.log))
 lowers(aten.special_xlog1py.default, aten.special_xlog1py.other_scalar, aten.special_xlog1py.self_scalar)(_x_log(lax.log1p))
 
 
@@ -80,37 +74,12 @@ def _sinh(x: jax.Array) -> jax.Array:
     return where(lax.lt(size, like(x, 1)), lax.sinh(x), where(lax.lt(x, like(x, 0)), lax.neg(large), large))
 
 
-def _sinc(x: jax.Array) -> jax.Array:
-    zero = lax.eq(x, like(x, 0))
-    x = lax.mul(x, like(x, math.pi))
-    return where(zero, 1, lax.div(lax.sin(x), where(zero, 1, x)))
-
-
-def _entropy(x: jax.Array) -> jax.Array:
-    zero = like(x, 0)
-    inside = where(lax.eq(x, zero), zero, lax.neg(lax.mul(x, lax.log(x))))
-    return where(lax.lt(x, zero), -math.inf, inside)
-
-
-def _ndtr(x: jax.Array) -> jax.Array:
-    return lax.mul(like(x, 0.5), lax.erfc(lax.mul(x, like(x, -(0.5**0.5)))))
-
-
-@lowers(aten.logit.default, aten.special_logit.default)
+@lowers(aten.logit.default)
 def _logit(out, x, eps=None):
     (x,) = operands(out, x)
     if eps is not None:
         x = where(lax.lt(x, like(x, eps)), eps, where(lax.gt(x, like(x, 1 - eps)), 1 - eps, x))
     return lax.log(lax.div(x, lax.sub(like(x, 1), x)))
-
-
-@lowers(aten.logit_backward.default)
-def _logit_backward(out, grad, x, eps=None):
-    grad, x = operands(out, grad, x)
-    low, high, outside = (0.0, 1.0, math.nan) if eps is None or eps < 0 else (eps, 1 - eps, 0.0)
-    slope = lax.div(grad, lax.mul(x, lax.sub(like(x, 1), x)))
-    inside = lax.bitwise_and(lax.ge(x, like(x, low)), lax.le(x, like(x, high)))
-    return where(inside, slope, outside)
 
 
 def _grown(bessel):
@@ -126,18 +95,13 @@ enter(
         aten.special_i1e.default: lax.bessel_i1e,
         aten.exp.default: lax.exp,
         aten.exp2.default: exp2,
-        aten.special_exp2.default: exp2,
         aten.expm1.default: lax.expm1,
-        aten.special_expm1.default: lax.expm1,
         aten.ldexp.Tensor: _ldexp,
         aten.log.default: lax.log,
         aten.log1p.default: lax.log1p,
-        aten.special_log1p.default: lax.log1p,
         aten.log2.default: _log_base(2),
         aten.log10.default: _log_base(10),
         aten.logaddexp.default: log_add_exp,
-        aten.logaddexp2.default: _log_add_exp2,
-        aten.special_entr.default: _entropy,
         aten.sin.default: lax.sin,
         aten.cos.default: lax.cos,
         aten.tan.default: lax.tan,
@@ -151,18 +115,10 @@ enter(
         aten.asinh.default: lax.asinh,
         aten.acosh.default: lax.acosh,
         aten.atanh.default: lax.atanh,
-        aten.sinc.default: _sinc,
-        aten.special_sinc.default: _sinc,
         aten.sigmoid.default: lax.logistic,
-        aten.special_expit.default: lax.logistic,
         aten.erf.default: lax.erf,
-        aten.special_erf.default: lax.erf,
         aten.erfc.default: lax.erfc,
-        aten.special_erfc.default: lax.erfc,
         aten.erfinv.default: lax.erf_inv,
-        aten.special_erfinv.default: lax.erf_inv,
-        aten.special_ndtr.default: _ndtr,
         aten.lgamma.default: lax.lgamma,
-        aten.special_gammaln.default: lax.lgamma,
     }
 )

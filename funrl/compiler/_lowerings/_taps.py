@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from funrl.compiler._lowerings._linalg import spread
+from funrl.compiler._lowerings._operands import expanded
 
 MOST_TAPS = 16  # wider windows are gathered and reduced, rather than unrolled
 
@@ -30,16 +30,13 @@ def adaptive(n: int, out: int) -> np.ndarray:
     return np.where(places < last[:, None], places, -1)
 
 
-def transposed(index: np.ndarray, n: int, weight: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return for each of ``n`` places the windows that cover it, and the weights it has there."""
-    rows: list[list[tuple[int, Any]]] = [[] for _ in range(n)]
+def _coverers(index: np.ndarray, n: int) -> np.ndarray:
+    """Return for each of ``n`` places the windows that cover it."""
+    rows: list[list[int]] = [[] for _ in range(n)]
     for o, j in np.argwhere(index >= 0):
-        rows[index[o, j]].append((int(o), 1 if weight is None else weight[o, j]))
+        rows[index[o, j]].append(int(o))
     taps = max((len(row) for row in rows), default=0)
-    back = np.array([[o for o, _ in row] + [-1] * (taps - len(row)) for row in rows], np.int64).reshape(n, taps)
-    if weight is None:
-        return back, None
-    return back, np.array([[w for _, w in row] + [0] * (taps - len(row)) for row in rows], weight.dtype).reshape(n, taps)
+    return np.array([row + [-1] * (taps - len(row)) for row in rows], np.int64).reshape(n, taps)
 
 
 def along(values: np.ndarray, axis: int, shape: Sequence[int]) -> jax.Array:
@@ -155,11 +152,11 @@ def routed(g: Any, where: Any, indices: Sequence[np.ndarray], sizes: Sequence[in
     """Return the gradient of maxima: each ``g`` goes to the place ``where`` (flat over the last dimensions, of ``sizes``) it came from."""
     n = len(sizes)
     axes = range(g.ndim - n, g.ndim)
-    back = [transposed(index, size)[0] for index, size in zip(indices, sizes, strict=True)]
+    back = [_coverers(index, size) for index, size in zip(indices, sizes, strict=True)]
     shape = (*g.shape[: g.ndim - n], *sizes)
     if np.prod([b.shape[1] for b in back]) > 4 * MOST_TAPS:
         return _scattered(g, where, shape, n)
-    own = spread(lax.reshape(lax.iota(where.dtype, int(np.prod(sizes))), tuple(sizes)), shape)
+    own = expanded(lax.reshape(lax.iota(where.dtype, int(np.prod(sizes))), tuple(sizes)), shape)
     total = None
     for combination in np.ndindex(*(b.shape[1] for b in back)):
         part, at = g, where

@@ -80,40 +80,9 @@ def _diagonal_scatter(out, x, source, offset=0, dim1=0, dim2=1):
     return _put_diagonal(x, cast(source, out.dtype), offset, dim1, dim2)
 
 
-@lowers(aten.diagonal_backward.default)
-def _diagonal_backward(out, grad, input_sizes, offset, dim1, dim2):
-    return _put_diagonal(lax.full(tuple(out.shape), 0, grad.dtype), grad, offset, dim1, dim2)
-
-
 @lowers(aten.diag_embed.default)
 def _diag_embed(out, x, offset=0, dim1=-2, dim2=-1):
     return _put_diagonal(lax.full(tuple(out.shape), 0, x.dtype), x, offset, dim1, dim2)
-
-
-@lowers(aten.unfold_backward.default)
-def _unfold_backward(out, grad, input_sizes, dim, size, step):
-    """Add up the gradients of windows: shifted sums over the places in a window, or over the windows where they are fewer."""
-    shape = tuple(out.shape)
-    total = lax.full(shape, 0, grad.dtype)
-    if not grad.size:
-        return total
-    if not shape:
-        return lax.reshape(grad, ())
-    dim = axis(dim, len(shape))
-    count, zero = grad.shape[dim], lax.full((), 0, grad.dtype)
-
-    def place(x, start, step):
-        reach = start + (x.shape[dim] - 1) * step + 1
-        return lax.pad(x, zero, [(start, shape[d] - reach, step - 1) if d == dim else (0, 0, 0) for d in range(len(shape))])
-
-    for i in range(min(size, count)):
-        if size <= count:
-            part = place(lax.index_in_dim(grad, i, grad.ndim - 1, keepdims=False), i, step)
-        else:
-            window = lax.index_in_dim(grad, i, dim, keepdims=False)
-            part = place(transposed(window, [*range(dim), window.ndim - 1, *range(dim, window.ndim - 1)]), i * step, 1)
-        total = lax.add(total, part)
-    return total
 
 
 @lowers(aten.as_strided_scatter.default)

@@ -4,36 +4,24 @@ from typing import Any
 
 import torch
 
-from funrl.compiler._meta._table import check, dimension, enter, new
+from funrl.compiler._meta._table import check, enter, enter_general, new, probed
 
 aten = torch.ops.aten
 
 
-def _softmax(x: torch.Tensor, dim: int, half_to_float: bool) -> torch.Tensor:
-    dimension(x, dim)
-    return new(x.shape, torch.float32 if half_to_float else x.dtype)
-
-
-def _softmax_backward(grad: torch.Tensor, output: torch.Tensor, dim: int, input_dtype: torch.dtype) -> torch.Tensor:
-    return new(grad.shape, input_dtype)
-
-
-enter(_softmax, "_softmax", "_log_softmax", overloads=("default",))
-enter(_softmax_backward, "_softmax_backward_data", "_log_softmax_backward_data", overloads=("default",))
+def _product(operator: Any, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    dtype = probed(operator, (a, b), {}).dtype
+    if a.shape[-1] != b.shape[max(b.ndim - 2, 0)] or a.shape[:-2] != b.shape[:-2]:
+        raise RuntimeError(f"mat1 and mat2 shapes cannot be multiplied: {list(a.shape)} and {list(b.shape)}")
+    return new((*a.shape[:-1], *b.shape[max(b.ndim - 1, 1) :]), dtype)
 
 
 def _addmm(c: torch.Tensor, a: torch.Tensor, b: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-    return _mm(a, b)
+    return _product(aten.mm.default, a, b)
 
 
-def _mm(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    if a.ndim != b.ndim or a.shape[-1] != b.shape[-2] or a.shape[:-2] != b.shape[:-2] or a.dtype != b.dtype:
-        raise RuntimeError(f"mat1 and mat2 shapes or dtypes cannot be multiplied: {a.dtype} {list(a.shape)} and {b.dtype} {list(b.shape)}")
-    return new((*a.shape[:-1], b.shape[-1]), a.dtype)
-
-
-enter(_addmm, "addmm", overloads=("default",))
-enter(_mm, "mm", "bmm", overloads=("default",))
+enter_general(_product, "mm", "bmm", "mv", "dot")
+enter(_addmm, "addmm")
 
 
 def _layer_norm(x: torch.Tensor, shape: Any, weight: Any, bias: Any, eps: float) -> tuple[torch.Tensor, ...]:
@@ -45,7 +33,7 @@ def _layer_norm(x: torch.Tensor, shape: Any, weight: Any, bias: Any, eps: float)
     return new(x.shape, x.dtype), new(rows, x.dtype), new(rows, x.dtype)
 
 
-enter(_layer_norm, "native_layer_norm", overloads=("default",))
+enter(_layer_norm, "native_layer_norm")
 
 
 def _layer_norm_backward(
@@ -59,7 +47,7 @@ def _layer_norm_backward(
     return tuple([end if is_wanted else None for end, is_wanted in zip(ends, wanted, strict=True)])
 
 
-enter(_layer_norm_backward, "native_layer_norm_backward", overloads=("default",))
+enter(_layer_norm_backward, "native_layer_norm_backward")
 
 
 def _convolution(
@@ -106,5 +94,5 @@ def _convolution_backward(
     return tuple([new(shape, grad.dtype) if is_wanted else None for shape, is_wanted in zip(shapes, wanted, strict=True)])
 
 
-enter(_convolution, "convolution", overloads=("default",))
-enter(_convolution_backward, "convolution_backward", overloads=("default",))
+enter(_convolution, "convolution")
+enter(_convolution_backward, "convolution_backward")

@@ -1,13 +1,21 @@
-"""Rules of reductions, of operators that gather, scatter, join and sort, and of those that make tensors."""
+"""Rules of operators whose results have a shape of their own or that of their first tensor: joins, indices, writes, new tensors."""
 
 import math
 from typing import Any
 
 import torch
 
-from funrl.compiler._meta._table import broadcast, check, dimension, enter, floating, new, result_type
+from funrl.compiler._meta._table import alike, averaged, broadcast, check, enter, enter_general, new, probed, unlaid
 
 aten = torch.ops.aten
+
+enter_general(alike, "elu_backward", "flip", "floor_divide", "hardsigmoid_backward", "hardswish", "hardswish_backward", "hardtanh_backward")
+enter_general(alike, "leaky_relu_backward", "log_sigmoid_backward", "log_sigmoid_forward", "mish_backward", "softplus_backward", "sort")
+enter_general(alike, "floor_divide", "rsub", "sort", overloads=("Scalar", "Tensor", "stable"))
+enter_general(averaged, "var", "std", "var_mean", "std_mean", overloads=("correction",))
+enter_general(unlaid, "_softmax", "_log_softmax", "_softmax_backward_data", "_log_softmax_backward_data")
+enter_general(unlaid, "cumsum", "cumprod", "tril", "triu", "native_dropout_backward", "mvlgamma")
+enter_general(unlaid, "masked_fill", overloads=("Scalar", "Tensor"))
 
 
 def _like_first(
@@ -16,194 +24,62 @@ def _like_first(
     return new(x.shape, dtype or x.dtype, x if memory_format in (None, torch.preserve_format) else None)
 
 
-enter(_like_first, "zeros_like", "ones_like", "full_like", "empty_like", overloads=("default",))
-enter(_like_first, "_to_copy", "clone", overloads=("default",))
-enter(_like_first, "index_put", "slice_scatter", "diagonal_scatter", "fill", "copy")
+enter(_like_first, "zeros_like", "ones_like", "full_like", "empty_like", "_to_copy", "clone", "_logcumsumexp")
+enter(_like_first, "_conj", "_neg_view")  # without the bit by which torch puts them off
+enter(_like_first, "index_put", "slice_scatter", "diagonal_scatter", "copy")
+enter(_like_first, "fill", overloads=("Scalar", "Tensor"))
 
 
-def _with_dimension(x: torch.Tensor, dim: int, *args: Any, **kwargs: Any) -> torch.Tensor:
-    dimension(x, dim)
+def _index_fill(operator: Any, x: torch.Tensor, *args: Any) -> torch.Tensor:
+    probed(operator, (x, *args), {}, 0)
     return new(x.shape, x.dtype, x)
 
 
-def _indexed(x: torch.Tensor, dim: int, index: torch.Tensor, source: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-    d = dimension(x, dim)
-    check(source.ndim == x.ndim or not x.ndim or not source.ndim, "source and self have to have the same number of dimensions")
+def _indexed(operator: Any, x: torch.Tensor, dim: int, index: torch.Tensor, source: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+    probed(operator, (x, dim, index, source), kwargs, 0)
+    d = dim % max(x.ndim, 1)
     rows = all(n == m for i, (n, m) in enumerate(zip(source.shape, x.shape, strict=False)) if i != d)
     check(rows and (not source.ndim or source.shape[d] == index.numel()), f"source {list(source.shape)} does not fit self {list(x.shape)}")
-    check(source.dtype == x.dtype, f"self ({x.dtype}) and source ({source.dtype}) have to have the same dtype")
     return new(x.shape, x.dtype)
 
 
-def _scatter(x: torch.Tensor, dim: int, index: torch.Tensor, source: Any = 0, **kwargs: Any) -> torch.Tensor:
-    d = dimension(x, dim)
+def _scatter(operator: Any, x: torch.Tensor, dim: int, index: torch.Tensor, source: Any = 0, *args: Any, **kwargs: Any) -> torch.Tensor:
+    probed(operator, (x, dim, index, source, *args), kwargs, 0)
     if index.numel() and index.ndim and x.ndim:
-        check(index.ndim == x.ndim, "index and self have to have the same number of dimensions")
-        fits = all(n <= m for i, (n, m) in enumerate(zip(index.shape, x.shape, strict=True)) if i != d)
+        fits = all(n <= m for i, (n, m) in enumerate(zip(index.shape, x.shape, strict=True)) if i != dim % x.ndim)
         check(fits, f"index {list(index.shape)} is too large for self {list(x.shape)} apart from dimension {dim}")
-    if isinstance(source, torch.Tensor):
-        check(source.dtype == x.dtype, f"self ({x.dtype}) and src ({source.dtype}) have to have the same dtype")
-        if index.numel() and index.ndim and source.ndim:
-            check(index.ndim == source.ndim, "index and src have to have the same number of dimensions")
-            check(all(n <= m for n, m in zip(index.shape, source.shape, strict=True)), f"index {list(index.shape)} is too large for src")
+    if isinstance(source, torch.Tensor) and index.numel() and index.ndim and source.ndim:
+        check(all(n <= m for n, m in zip(index.shape, source.shape, strict=True)), f"index {list(index.shape)} is too large for src")
     return new(x.shape, x.dtype)
 
 
-def _select_scatter(x: torch.Tensor, source: torch.Tensor, dim: int, index: int) -> torch.Tensor:
-    d = dimension(x, dim)
-    rest = (*x.shape[:d], *x.shape[d + 1 :])
-    if not -x.shape[d] <= index < x.shape[d]:
-        raise IndexError(f"index {index} is out of bounds for dimension {dim} with size {x.shape[d]}")
-    check(tuple(source.shape) == rest, f"expected src to have a size equal to the slice of self: {list(source.shape)} and {list(rest)}")
-    return new(x.shape, x.dtype, x)
-
-
-def _flip(x: torch.Tensor, dims: Any) -> torch.Tensor:
-    for d in dims:
-        dimension(x, d)
-    return new(x.shape, x.dtype, x)
-
-
-def _triangle(x: torch.Tensor, diagonal: int = 0) -> torch.Tensor:
-    check(x.ndim >= 2, "tril, triu: the tensor must have at least 2 dimensions")
-    return new(x.shape, x.dtype)
-
-
-enter(_with_dimension, "index_fill")
-enter(_indexed, "index_copy", "index_add")
-enter(_scatter, "scatter", "scatter_add")
-enter(_select_scatter, "select_scatter")
-enter(_flip, "flip")
-enter(_triangle, "tril", "triu", overloads=("default",))
-
-
-def _cumulated(x: torch.Tensor, dim: int, *, dtype: torch.dtype | None = None) -> torch.Tensor:
-    dimension(x, dim)
-    return new(x.shape, dtype or _whole(x))
-
-
-enter(_cumulated, "cumsum", "cumprod", overloads=("default",))
-
-
-def _reduced(x: torch.Tensor, dims: Any, keepdim: bool, dtype: torch.dtype) -> torch.Tensor:
-    if dims is None or (isinstance(dims, (list, tuple)) and not dims):
-        taken = set(range(x.ndim))
-    else:
-        taken = set()
-        for d in dims if isinstance(dims, (list, tuple)) else (dims,):
-            d = dimension(x, d)
-            check(d not in taken, f"dim {d} appears multiple times in the list of dims")
-            taken.add(d)
-    shape = [1 if i in taken else n for i, n in enumerate(x.shape) if keepdim or i not in taken]
-    return new(shape, dtype)
-
-
-def _whole(x: torch.Tensor) -> torch.dtype:
-    return x.dtype if x.dtype.is_floating_point or x.dtype.is_complex else torch.int64
-
-
-def _sum(x: torch.Tensor, dims: Any = None, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> torch.Tensor:
-    return _reduced(x, dims, keepdim, dtype or _whole(x))
-
-
-def _sum_all(x: torch.Tensor, *, dtype: torch.dtype | None = None) -> torch.Tensor:
-    return new((), dtype or _whole(x))
-
-
-enter(_sum, "sum", overloads=("dim_IntList",))
-enter(_sum_all, "sum", "prod", overloads=("default",))
-
-
-def _mean(x: torch.Tensor, dims: Any = None, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> torch.Tensor:
-    if not ((dtype or x.dtype).is_floating_point or (dtype or x.dtype).is_complex):
-        raise RuntimeError(
-            f"mean(): could not infer output dtype. Input dtype must be either a floating point or complex dtype. Got: {x.dtype}"
-        )
-    return _reduced(x, dims, keepdim, dtype or x.dtype)
-
-
-enter(_mean, "mean", overloads=("dim", "default"))
-
-
-def _extreme(x: torch.Tensor, dims: Any = (), keepdim: bool = False) -> torch.Tensor:
-    if not all(x.shape[d] for d in ((dims if isinstance(dims, (list, tuple)) else (dims,)) or range(x.ndim)) if x.ndim):
-        raise RuntimeError("amax(), amin() of an empty dimension have no value")
-    return _reduced(x, dims, keepdim, x.dtype)
-
-
-def _test(x: torch.Tensor, dims: Any = None, keepdim: bool = False) -> torch.Tensor:
-    return _reduced(x, dims, keepdim, torch.uint8 if x.dtype == torch.uint8 else torch.bool)
-
-
-enter(_extreme, "amax", "amin", overloads=("default",))
-enter(_test, "any", "all", overloads=("default", "dim", "dims"))
-
-
-def _norm(x: torch.Tensor, ord: Any = 2, dims: Any = None, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> torch.Tensor:
-    return _reduced(x, dims, keepdim, (dtype or x.dtype).to_real())
-
-
-enter(_norm, "linalg_vector_norm", overloads=("default",))
-
-
-def _log_sum(x: torch.Tensor, dims: Any, keepdim: bool = False) -> torch.Tensor:
-    return _reduced(x, dims, keepdim, floating(x.dtype))
-
-
-def _factored(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    return new(x.shape, x.dtype), new((*x.shape[:-2], min(x.shape[-2:])), x.dtype)
-
-
-enter(_log_sum, "logsumexp", overloads=("default",))
-enter(_like_first, "_logcumsumexp", overloads=("default",))
-enter(_like_first, "_conj", "_neg_view", overloads=("default",))  # without the bit by which torch puts them off
-enter(_factored, "geqrf", overloads=("default",))
-
-
-def _stack(tensors: Any, dim: int = 0) -> torch.Tensor:
-    first = tensors[0]
-    if any(x.shape != first.shape for x in tensors):
-        raise RuntimeError(f"stack expects each tensor to be equal size, but got {[list(x.shape) for x in tensors]}")
-    dim = dim % (first.ndim + 1)
-    return new((*first.shape[:dim], len(tensors), *first.shape[dim:]), result_type(*tensors))
-
-
-enter(_stack, "stack", overloads=("default",))
-
-
-def _cat(tensors: Any, dim: int = 0) -> torch.Tensor:
-    kept = [x for x in tensors if tuple(x.shape) != (0,)] or list(tensors)
-    first = kept[0]
-    dim = dim % first.ndim
-    if any(x.ndim != first.ndim or x.shape[:dim] + x.shape[dim + 1 :] != first.shape[:dim] + first.shape[dim + 1 :] for x in kept):
-        raise RuntimeError(f"Sizes of tensors must match except in dimension {dim}: got {[list(x.shape) for x in tensors]}")
-    return new((*first.shape[:dim], sum(x.shape[dim] for x in kept), *first.shape[dim + 1 :]), result_type(*tensors))
-
-
-enter(_cat, "cat", overloads=("default",))
-
-
-def _gather(x: torch.Tensor, dim: int, index: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-    _scatter(x, dim, index)
+def _gather(operator: Any, x: torch.Tensor, dim: int, index: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+    probed(operator, (x, dim, index), kwargs, 0)
+    _scatter(aten.scatter.value, x, dim, index)
     return new(index.shape, x.dtype)
 
 
-def _index_select(x: torch.Tensor, dim: int, index: torch.Tensor) -> torch.Tensor:
+def _index_select(operator: Any, x: torch.Tensor, dim: int, index: torch.Tensor) -> torch.Tensor:
+    probed(operator, (x, dim, index), {}, 0)
     shape = list(x.shape)
     if shape:
         shape[dim] = index.numel()
     return new(shape, x.dtype)
 
 
-enter(_gather, "gather", overloads=("default",))
-enter(_index_select, "index_select", overloads=("default",))
+enter_general(_index_fill, "index_fill", overloads=("int_Scalar", "int_Tensor"))
+enter_general(_indexed, "index_copy", "index_add")
+enter_general(_scatter, "scatter", "scatter_add", overloads=("src", "value", "reduce", "value_reduce", "default"))
+enter_general(_gather, "gather")
+enter_general(_index_select, "index_select")
 
 
-def _variance(x: torch.Tensor, dims: Any = None, *, correction: Any = None, keepdim: bool = False) -> torch.Tensor:
-    return _reduced(x, dims, keepdim, x.dtype.to_real())
-
-
-enter(_variance, "var", "std", overloads=("correction",))
+def _select_scatter(x: torch.Tensor, source: torch.Tensor, dim: int, index: int) -> torch.Tensor:
+    if not -x.ndim <= dim < x.ndim or not -x.shape[dim] <= index < x.shape[dim]:
+        raise IndexError(f"index {index} of dimension {dim} is out of bounds for a tensor {list(x.shape)}")
+    rest = [n for i, n in enumerate(x.shape) if i != dim % x.ndim]
+    check(list(source.shape) == rest, f"expected src to have a size equal to the slice of self: {list(source.shape)} and {rest}")
+    return new(x.shape, x.dtype, x)
 
 
 def _index(x: torch.Tensor, indices: Any) -> torch.Tensor:
@@ -216,48 +92,52 @@ def _index(x: torch.Tensor, indices: Any) -> torch.Tensor:
     return new((*before, *inner, *after) if together else (*inner, *before), x.dtype)
 
 
+def _back(grad: torch.Tensor, shape: Any, *place: Any) -> torch.Tensor:
+    return new(shape, grad.dtype)
+
+
+def _repeat(x: torch.Tensor, repeats: Any) -> torch.Tensor:
+    check(len(repeats) >= x.ndim, "Number of dimensions of repeat dims can not be smaller than number of dimensions of tensor")
+    check(min(repeats, default=0) >= 0, f"Repeats cannot be negative, found {list(repeats)}")
+    shape = (*(1,) * (len(repeats) - x.ndim), *x.shape)
+    return new([n * m for n, m in zip(shape, repeats, strict=True)], x.dtype)
+
+
+def _factored(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return new(x.shape, x.dtype), new((*x.shape[:-2], min(x.shape[-2:])), x.dtype)
+
+
+enter(_select_scatter, "select_scatter")
 enter(_index, "index", overloads=("Tensor",))
+enter(_back, "select_backward", "slice_backward", "diagonal_backward")
+enter(_repeat, "repeat")
+enter(_factored, "geqrf")
 
 
-def _linspace(start: Any, end: Any, steps: int, *, dtype: torch.dtype | None = None, **kwargs: Any) -> torch.Tensor:
-    return new((steps,), dtype or torch.get_default_dtype())
+def _stack(operator: Any, tensors: Any, dim: int = 0) -> torch.Tensor:
+    first = tensors[0]
+    if any(x.shape != first.shape for x in tensors):
+        raise RuntimeError(f"stack expects each tensor to be equal size, but got {[list(x.shape) for x in tensors]}")
+    dim = dim % (first.ndim + 1)
+    return new((*first.shape[:dim], len(tensors), *first.shape[dim:]), probed(operator, (tensors,), {}).dtype)
 
 
-enter(_linspace, "linspace", overloads=("default",))
+def _cat(operator: Any, tensors: Any, dim: int = 0) -> torch.Tensor:
+    kept = [x for x in tensors if tuple(x.shape) != (0,)] or list(tensors)
+    first = kept[0]
+    dim = dim % first.ndim
+    if any(x.ndim != first.ndim or x.shape[:dim] + x.shape[dim + 1 :] != first.shape[:dim] + first.shape[dim + 1 :] for x in kept):
+        raise RuntimeError(f"Sizes of tensors must match except in dimension {dim}: got {[list(x.shape) for x in tensors]}")
+    shape = (*first.shape[:dim], sum(x.shape[dim] for x in kept), *first.shape[dim + 1 :])
+    return new(shape, probed(operator, (tensors, dim), {}).dtype)
 
 
-def _argument(x: torch.Tensor, dim: int | None = None, keepdim: bool = False) -> torch.Tensor:
-    if (not x.numel() and dim is None) or (dim is not None and x.ndim and not x.shape[dim]):
-        raise IndexError("argmax(), argmin(): Expected reduction dim to be specified for input.numel() == 0.")
-    return _reduced(x, dim, keepdim, torch.int64)
+enter_general(_stack, "stack")
+enter_general(_cat, "cat")
 
 
-enter(_argument, "argmax", "argmin", overloads=("default",))
-
-
-def _sorted(x: torch.Tensor, dim: int = -1, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    dimension(x, dim)
-    return new(x.shape, x.dtype, x), new(x.shape, torch.int64, x)
-
-
-enter(_sorted, "sort", overloads=("default", "stable"))
-
-
-def _chosen(x: torch.Tensor, dim: int, keepdim: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-    if x.ndim and not x.shape[dim]:
-        raise IndexError(f"max(), min(): Expected reduction dim {dim} to have non-zero size.")
-    return _reduced(x, dim, keepdim, x.dtype), _reduced(x, dim, keepdim, torch.int64)
-
-
-enter(_chosen, "max", "min", overloads=("dim",))
-
-
-def _full(shape: Any, value: Any = 0.0, *, dtype: torch.dtype | None = None, **kwargs: Any) -> torch.Tensor:
+def _made(shape: Any, value: Any = 0.0, *, dtype: torch.dtype | None = None, **kwargs: Any) -> torch.Tensor:
     return new(shape, dtype or torch.tensor(value).dtype)
-
-
-def _empty(shape: Any, *, dtype: torch.dtype | None = None, **kwargs: Any) -> torch.Tensor:
-    return new(shape, dtype or torch.get_default_dtype())
 
 
 def _scalar(value: Any, *, dtype: torch.dtype | None = None, **kwargs: Any) -> torch.Tensor:
@@ -266,6 +146,10 @@ def _scalar(value: Any, *, dtype: torch.dtype | None = None, **kwargs: Any) -> t
 
 def _new_of(x: torch.Tensor, shape: Any, *args: Any, dtype: torch.dtype | None = None, **kwargs: Any) -> torch.Tensor:
     return new(shape, dtype or x.dtype)
+
+
+def _linspace(start: Any, end: Any, steps: int, *, dtype: torch.dtype | None = None, **kwargs: Any) -> torch.Tensor:
+    return new((steps,), dtype or torch.get_default_dtype())
 
 
 def _arange(*bounds: Any, dtype: torch.dtype | None = None, **kwargs: Any) -> torch.Tensor:
@@ -277,9 +161,8 @@ def _arange(*bounds: Any, dtype: torch.dtype | None = None, **kwargs: Any) -> to
     return new((length,), dtype or (torch.int64 if whole else torch.get_default_dtype()))
 
 
-enter(_full, "full", overloads=("default",))
-enter(_empty, "zeros", "ones", overloads=("default",))
-enter(_empty, "empty", overloads=("memory_format",))
-enter(_scalar, "scalar_tensor", overloads=("default",))
-enter(_new_of, "new_zeros", "new_ones", "new_empty", "new_full", overloads=("default",))
+enter(_made, "full", "zeros", "ones", "empty", overloads=("default", "memory_format"))
+enter(_scalar, "scalar_tensor")
+enter(_new_of, "new_zeros", "new_ones", "new_empty", "new_full")
+enter(_linspace, "linspace")
 enter(_arange, "arange", overloads=("default", "start", "start_step"))

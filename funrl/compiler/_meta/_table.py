@@ -1,27 +1,31 @@
-"""The table of rules, and the functions that rules use: new meta tensors, promotion, broadcasting, checks."""
+"""The table of rules, and the functions that rules use: new meta tensors, dtypes by a probe, broadcasting, checks."""
 
 import functools
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 
 from funrl.compiler import _torch_private as private
+from funrl.compiler._graph import replaced
 
 aten = torch.ops.aten
 Rule = Callable[..., Any]
 RULES: dict[Any, Rule] = {}
-_RESULT: dict[Any, torch.dtype] = {}
+_PROBED: dict[Any, Any] = {}
 
 
+@functools.cache
 def known(operator: Any) -> Rule | None:
     """Return the rule of an operator, from meta tensors of its arguments to those of its results; None if there is only torch's own."""
-    return RULES.get(operator)
+    general = alike if torch.Tag.pointwise in operator.tags else reduced if torch.Tag.reduction in operator.tags else None
+    return RULES.get(operator) or (functools.partial(general, operator) if general else None)
 
 
 def on_meta(func: Any, args: Any, kwargs: Any) -> Any:
     """Run an operator on meta tensors, to infer the shapes, strides and dtypes of its results."""
-    rule = RULES.get(func)
+    rule = known(func)
     if rule is not None:
         return rule(*args, **kwargs)
     if takes_device(func):
@@ -33,93 +37,115 @@ def on_meta(func: Any, args: Any, kwargs: Any) -> Any:
 @functools.cache
 def takes_device(operator: Any) -> bool:
     """Return whether an operator takes a device."""
-    return any(argument.name == "device" for argument in private.schema(operator).arguments)
+    return "device" in _names(operator)
 
 
-def enter(rule: Rule, *names: str, overloads: tuple[str, ...] = ()) -> None:
-    """Enter a rule for operators by name, for all overloads or only these, except for those that write to arguments."""
-    for name in names:
-        packet = getattr(aten, name, None)
-        if packet is None:
-            continue
-        for overload in packet.overloads():
-            if not overloads or overload in overloads:
-                operator = getattr(packet, overload)
-                if not private.schema(operator).is_mutable and "out" not in overload:
-                    RULES[operator] = rule
+@functools.cache
+def _names(operator: Any) -> tuple[str, ...]:
+    return tuple(argument.name for argument in private.schema(operator).arguments)
+
+
+def enter(rule: Rule, *names: str, overloads: tuple[str, ...] = ("default",)) -> None:
+    """Enter a rule for overloads of operators by name."""
+    for operator in _overloads(names, overloads):
+        RULES[operator] = rule
+
+
+def enter_general(general: Rule, *names: str, overloads: tuple[str, ...] = ("default",)) -> None:
+    """Enter a rule that takes the operator before its arguments."""
+    for operator in _overloads(names, overloads):
+        RULES[operator] = functools.partial(general, operator)
+
+
+def _overloads(names: tuple[str, ...], overloads: tuple[str, ...]) -> list[Any]:
+    packets = [getattr(aten, name) for name in names]
+    return [getattr(packet, overload) for packet in packets for overload in overloads if overload in packet.overloads()]
 
 
 def new(shape: Any, dtype: torch.dtype, like: torch.Tensor | None = None) -> torch.Tensor:
     """Return a meta tensor; its dimensions lie in memory in the order of those of ``like``, if that has the same shape."""
-    if like is None or like.is_contiguous() or 0 in like.stride() or like.shape != torch.Size(shape):
+    if like is None or like.is_contiguous() or 0 in like.stride() or like.shape != tuple(shape):
         return torch.empty(shape, dtype=dtype, device="meta")
     order = sorted(range(like.ndim), key=like.stride().__getitem__, reverse=True)
     return torch.empty_permuted(shape, order, dtype=dtype, device="meta")
 
 
-def kind(x: Any) -> Any:
-    """Return the properties of an operand on which promotion depends."""
-    return (x.dtype, x.ndim > 0) if isinstance(x, torch.Tensor) else type(x)
+def probed(operator: Any, args: Any, kwargs: Any, value: int = 1) -> Any:
+    """Return what an operator gives for tensors of one entry, ``value``, in place of those of ``args``: its dtypes, and torch's own errors.
+
+    Dimensions without entries stay so. Results are stored for each combination of dtypes, ranks and numbers.
+    """
+    key = (operator, torch.get_default_dtype(), *map(_kind, args))
+    if kwargs:
+        key += tuple([(name, _kind(x)) for name, x in kwargs.items()])
+    found = _PROBED.get(key)
+    if found is None:
+        with private.no_dispatch():
+            given = replaced((args, kwargs), torch.Tensor, lambda x: torch.full(_small(x), value, dtype=x.dtype))
+            try:
+                found = _PROBED[key] = operator(*given[0], **given[1])
+            except NotImplementedError as error:  # for a dtype; a trace would take it for the lack of a rule
+                raise RuntimeError(str(error)) from None
+    return found
 
 
-def result_type(*values: Any) -> torch.dtype:
-    """Return the dtype that torch computes with for tensors and numbers."""
-    key = (torch.get_default_dtype(), *[kind(x) for x in values])
-    if key not in _RESULT:
-        small = [torch.empty((1,) if x.ndim else (), dtype=x.dtype) if isinstance(x, torch.Tensor) else x for x in values]
-        # Category by category, as torch does: with dimensions, without, numbers.
-        tensors = sorted((x for x in small if isinstance(x, torch.Tensor)), key=lambda x: -x.ndim)
-        others = [x for x in small if not isinstance(x, torch.Tensor)]
-        result: Any = tensors[0] if tensors else others.pop(0)
-        for x in [*tensors[1:], *others]:
-            result = torch.empty((1,) if isinstance(result, torch.Tensor) and result.ndim else (), dtype=torch.result_type(result, x))
-        _RESULT[key] = result.dtype if isinstance(result, torch.Tensor) else torch.tensor(result).dtype
-    return _RESULT[key]
+def _kind(x: Any) -> Any:
+    """Return the properties of an argument on which dtypes and errors depend."""
+    if isinstance(x, torch.Tensor):
+        return x.dtype, x.ndim if x.numel() else _small(x)
+    return tuple([_kind(y) for y in x]) if isinstance(x, (list, tuple)) else (type(x), x)
 
 
-def floating(dtype: torch.dtype) -> torch.dtype:
-    """Return a floating-point or complex dtype unchanged, and the default dtype for others."""
-    return dtype if dtype.is_floating_point or dtype.is_complex else torch.get_default_dtype()
+def _small(x: torch.Tensor) -> tuple[int, ...]:
+    return tuple([min(n, 1) for n in x.shape])
 
 
-def broadcast(*values: Any) -> tuple[int, ...]:
-    """Return the common shape of tensors (numbers are ignored); raise a RuntimeError, as torch does, if there is none."""
-    shape: tuple[int, ...] = ()
-    for x in values:
-        if not isinstance(x, torch.Tensor):
-            continue
-        own = tuple(x.shape)
-        if own == shape or not own:
-            continue
-        if not shape:
-            shape = own
-            continue
-        n = max(len(own), len(shape))
-        one, other = (1,) * (n - len(shape)) + shape, (1,) * (n - len(own)) + own
-        for i, (a, b) in enumerate(zip(one, other, strict=True)):
-            if a != b and a != 1 and b != 1:
-                raise RuntimeError(
-                    f"The size of tensor a ({a}) must match the size of tensor b ({b}) at non-singleton dimension {i}: "
-                    f"shapes {list(shape)} and {list(own)} cannot be broadcast"
-                )
-        shape = tuple(b if a == 1 else a for a, b in zip(one, other, strict=True))
-    return shape
+def alike(operator: Any, *args: Any, **kwargs: Any) -> Any:
+    """Return the results of an operator that all have the common shape of its tensors, such as a pointwise one."""
+    result = probed(operator, args, kwargs)
+    tensors = [x for x in ((*args, *kwargs.values()) if kwargs else args) if isinstance(x, torch.Tensor)]
+    like = tensors[0]
+    shape = tuple(like.shape)
+    if len(tensors) > 1:
+        shape = broadcast(*tensors)
+        like = next((x for x in tensors if x.shape == shape and 0 not in x.stride()), None)  # that is not expanded
+    return new(shape, result.dtype, like) if isinstance(result, torch.Tensor) else tuple([new(shape, x.dtype, like) for x in result])
 
 
-def layout(shape: tuple[int, ...], *values: Any) -> torch.Tensor | None:
-    """Return the first tensor of the shape that is not expanded; its layout is that of a result."""
-    return next((x for x in values if isinstance(x, torch.Tensor) and tuple(x.shape) == shape and 0 not in x.stride()), None)
+def unlaid(operator: Any, *args: Any, **kwargs: Any) -> Any:
+    """Return the same, but contiguous."""
+    result = alike(operator, *args, **kwargs)
+    return new(result.shape, result.dtype)
+
+
+def reduced(operator: Any, *args: Any, **kwargs: Any) -> Any:
+    """Return the results of an operator that reduces the dimensions ``dim`` of its first tensor, all of them where there is none."""
+    x, result = args[0], probed(operator, args, kwargs)
+    given = dict(zip(_names(operator), args, strict=False)) | kwargs
+    dims = given.get("dim")
+    dims = dims if isinstance(dims, (list, tuple)) else [] if dims is None else [dims]
+    taken = {d % max(x.ndim, 1) for d in dims} if dims else range(x.ndim)
+    shape = [1 if i in taken else n for i, n in enumerate(x.shape) if given.get("keepdim") or i not in taken]
+    return new(shape, result.dtype) if isinstance(result, torch.Tensor) else tuple([new(shape, y.dtype) for y in result])
+
+
+def averaged(operator: Any, *args: Any, correction: Any = None, **kwargs: Any) -> Any:
+    """Return the results of a variance, for which torch warns of a single entry."""
+    return reduced(operator, *args, correction=0, **kwargs)
+
+
+def broadcast(*tensors: torch.Tensor) -> tuple[int, ...]:
+    """Return the common shape of tensors; raise a RuntimeError, as torch does, if there is none."""
+    shapes = {x.shape for x in tensors if x.ndim}
+    if len(shapes) < 2:
+        return tuple(shapes.pop()) if shapes else ()
+    try:
+        return np.broadcast_shapes(*shapes)
+    except ValueError:
+        raise RuntimeError(f"The shapes {[list(shape) for shape in shapes]} of tensors cannot be broadcast to a common one") from None
 
 
 def check(right: bool, text: str) -> None:
     """Raise a RuntimeError with the text unless ``right``."""
     if not right:
         raise RuntimeError(text)
-
-
-def dimension(x: torch.Tensor, d: int) -> int:
-    """Return a dimension counted from the front."""
-    n = max(x.ndim, 1)
-    if not -n <= d < n:
-        raise IndexError(f"Dimension out of range (expected to be in range of [{-n}, {n - 1}], but got {d})")
-    return d % n
