@@ -5,10 +5,11 @@ learner sends new parameters with ``update_params``; each batch has the version 
 """
 
 from funrl.collectors._collector import Collector, CollectorState
-from funrl.collectors._messages import Answer as Answer, RemoteWorker as RemoteWorker, Transport as Transport
+from funrl.collectors._messages import Transport as Transport
 from funrl.collectors._processes import asynchronous, by_transport as by_transport, synchronous
 from funrl.collectors._pure import compiled
 from funrl.collectors._ray import ray
 from funrl.collectors._tracker import Collected
+from funrl.collectors._worker import Answer as Answer, RemoteWorker as RemoteWorker
 
 __all__ = ["Collected", "Collector", "CollectorState", "asynchronous", "compiled", "ray", "synchronous"]

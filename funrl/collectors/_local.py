@@ -14,8 +14,8 @@ from multiprocessing.reduction import recv_handle, send_handle
 from typing import Any
 
 from funrl.collectors._memory import Published, spec
-from funrl.collectors._messages import Answer, RemoteWorker, Transport
-from funrl.collectors._worker import Facts, Memories
+from funrl.collectors._messages import Transport
+from funrl.collectors._worker import Answer, Facts, Memories, RemoteWorker
 
 _GRACE_SECONDS = 3.0
 # The program of a worker. A thread ends the worker when its parent ends; it starts before the slow imports.
@@ -144,17 +144,17 @@ class LocalWorker(RemoteWorker):
     def __init__(self, pipe: Connection):
         self.pipe = pipe
 
-    def parameters(self, specs: Any) -> Published:
-        return Published(specs, recv_handle(self.pipe))
+    def parameters(self, published: Any) -> Published:
+        return Published(self.spec.params, recv_handle(self.pipe))
 
     def allocate(self, steps: int, num_slots: int) -> None:
-        self.memories = Memories(self.worker.facts(), steps, num_slots, handle=recv_handle(self.pipe))
-        self.memories.heartbeat[0] = self.worker.heartbeat[0]
-        self.worker.heartbeat, self.worker.steps = self.memories.heartbeat, steps
+        self.memories = Memories(self.facts, steps, num_slots, handle=recv_handle(self.pipe))
+        self.memories.heartbeat[0] = self.heartbeat[0]
+        self.heartbeat, self.steps = self.memories.heartbeat, steps
 
     def collect(self, slot: int, number: int, published: Any) -> tuple[int, None]:
-        self.worker.collect(self.memories.slots[slot], number)
-        return self.worker.version, None
+        self._collect(self.memories.slots[slot], number)
+        return self.version, None
 
 
 def main(descriptor: int) -> None:
@@ -169,7 +169,7 @@ def main(descriptor: int) -> None:
             method, args = pickle.loads(pipe.recv_bytes())
             pipe.send_bytes(pickle.dumps(served.answer(method, *args)))
             if method == "collect":
-                served.worker.draw_ahead(args[1] + 1)  # while the parent reads the batch
+                served.draw_ahead(args[1] + 1)  # while the parent reads the batch
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass  # the parent has ended
     finally:

@@ -1,84 +1,15 @@
-"""Requests to workers, their answers, and the transports that carry both."""
+"""Transports: the way of requests to workers, and of their answers."""
 
-import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-import cloudpickle
 import numpy as np
 import torch
 
-from funrl.collectors._memory import copies, size, spec, tensor_views, write
+from funrl.collectors._memory import size, spec, tensor_views, write
 from funrl.collectors._tracker import ResumePoint
-from funrl.collectors._worker import Facts, Worker, WorkerSpec, describe, slot_specs
-
-
-class Answer(NamedTuple):
-    """The answer to a request: ``value``; or why there is none: ``lost``, the end of the worker, or ``failed``, its error and ``trace``."""
-
-    value: Any = None
-    lost: str = ""
-    failed: str = ""
-    trace: str = ""
-
-
-class _Held:
-    """The latest parameters that a worker was sent."""
-
-    def __init__(self, specs: Any):
-        self.specs, self.version, self.bytes = specs, -1, torch.zeros(size(specs), dtype=torch.uint8)
-
-    def read(self, device: torch.device | None = None) -> tuple[int, Any]:
-        return self.version, copies(tensor_views(self.specs, self.bytes), device)
-
-
-class RemoteWorker:
-    """A worker behind a transport: it has an environment from the request :meth:`start` on. Its batches and parameters are values."""
-
-    worker: Any = None
-
-    def answer(self, method: str, *args: Any) -> Answer:
-        """Answer a request for one of the methods below."""
-        try:
-            return Answer(getattr(self, method)(*args))
-        except Exception as error:
-            return Answer(failed=describe(error), trace=traceback.format_exc())
-
-    def start(self, serialized: bytes) -> Facts:
-        """Make the environment of a :class:`WorkerSpec`, which cloudpickle has written, and return the :class:`Facts` about it."""
-        torch.set_num_threads(1)
-        torch.set_grad_enabled(False)
-        worker_spec: WorkerSpec = cloudpickle.loads(serialized)
-        self.worker = Worker(worker_spec, self.parameters(worker_spec.params))
-        return self.worker.facts()
-
-    def parameters(self, specs: Any) -> Any:
-        """Return the parameters of the policy, with ``version`` and ``read``."""
-        self.held = _Held(specs)
-        return self.held
-
-    def allocate(self, steps: int, num_slots: int) -> None:
-        """Prepare for ``num_slots`` batches of ``steps`` steps."""
-        self.worker.steps, self.layout = steps, slot_specs(self.worker.facts(), steps)
-
-    def collect(self, slot: int, number: int, published: Any) -> tuple[int, np.ndarray | None]:
-        """Collect the batch of a number; return the version of its parameters, and its bytes."""
-        version, params = published
-        if version != self.worker.version:
-            self.held.version, self.held.bytes = version, torch.from_numpy(np.array(params))
-        memory = torch.empty(size(self.layout), dtype=torch.uint8)
-        self.worker.collect(tensor_views(self.layout, memory), number)
-        return version, memory.numpy()
-
-    def restore(self, point: ResumePoint) -> None:
-        """Bring the environment to a resume point."""
-        self.worker.restore(point)
-
-    def close(self) -> None:
-        """Close the environment."""
-        if self.worker is not None:
-            self.worker.env.close()
+from funrl.collectors._worker import Answer, Facts, slot_specs
 
 
 class Latest:
@@ -118,7 +49,7 @@ class Transport(ABC):
     def start(self, worker: int, serialized: bytes) -> None:
         """Start a worker, or a new one in its place."""
         self.connect(worker)
-        self.request(worker, "start", serialized)
+        self.request(worker, "start", serialized, self.published.message)
 
     def allocate(self, worker: int, facts: Facts, steps: int, num_slots: int) -> None:
         """Let a worker prepare for ``num_slots`` batches of ``steps`` steps."""

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import cloudpickle
 
 from funrl import tree
-from funrl.collectors._messages import Answer, Transport
+from funrl.collectors._messages import Transport
 from funrl.collectors._tracker import ResumePoint
-from funrl.collectors._worker import Facts, WorkerSpec
+from funrl.collectors._worker import Answer, Facts, WorkerSpec
 from funrl.env import HostError
 
 # Imports take seconds, more on a busy machine. This time is no sign of a hanging environment.

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 
 from funrl.collectors._collector import Collector
-from funrl.collectors._messages import Answer, RemoteWorker, Transport
+from funrl.collectors._messages import Transport
 from funrl.collectors._processes import CreateEnv, by_transport
+from funrl.collectors._worker import Answer, RemoteWorker
 from funrl.env import HostError
 
 __all__ = ["ray"]

@@ -1,14 +1,17 @@
 """A worker: it owns an environment, and on request writes a batch of steps into memory."""
 
+import traceback
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import cloudpickle
+import numpy as np
 import torch
 
 from funrl import _check, envs, random, transforms, tree
 from funrl.acting import ActorState, Drawn, draw, host_chooser, host_steps, start, with_discount
 from funrl.collectors._collector import constants
-from funrl.collectors._memory import Shared, Spec, size, spec, tensor_views, write
+from funrl.collectors._memory import Shared, Spec, copies, size, spec, tensor_views, write
 from funrl.collectors._traced import Traced
 from funrl.collectors._tracker import ResumePoint
 from funrl.env import AnyEnv, Env, HostError, Timestep, Transition, VectorEnv, seed_globals
@@ -83,35 +86,105 @@ def describe(error: BaseException) -> str:
     return str(error) if isinstance(error, HostError) else f"{type(error).__name__}: {error}"
 
 
-class Worker:
-    """An environment, its present state, and the parameters of the policy that acts in it.
+class Answer(NamedTuple):
+    """The answer to a request: ``value``; or why there is none: ``lost``, the end of the worker, or ``failed``, its error and ``trace``."""
 
-    Args:
-        worker_spec: its specification.
-        published: the parameters, with ``version`` and ``read`` as those of :class:`Published`.
+    value: Any = None
+    lost: str = ""
+    failed: str = ""
+    trace: str = ""
+
+
+class _Held:
+    """The latest parameters that a worker was sent, as bytes."""
+
+    def __init__(self, specs: Any, version: int, memory: np.ndarray):
+        self.specs, self.version, self.bytes = specs, version, torch.from_numpy(np.array(memory))
+
+    def read(self, device: torch.device | None = None) -> tuple[int, Any]:
+        return self.version, copies(tensor_views(self.specs, self.bytes), device)
+
+
+class RemoteWorker:
+    """An environment, its present state, and the parameters of the policy that acts in it, for the requests of a collector.
+
+    Its batches and parameters are values in requests and answers. A worker of this machine shares memory instead.
     """
 
-    def __init__(self, worker_spec: WorkerSpec, published: Any):
-        self.spec, self.published, self.steps = worker_spec, published, 0
+    env: Any = None
+
+    def answer(self, method: str, *args: Any) -> Answer:
+        """Answer a request for one of the methods below."""
+        try:
+            return Answer(getattr(self, method)(*args))
+        except Exception as error:
+            return Answer(failed=describe(error), trace=traceback.format_exc())
+
+    def start(self, serialized: bytes, published: Any) -> Facts:
+        """Make the environment of a :class:`WorkerSpec`, which cloudpickle has written, and return the facts about it."""
+        torch.set_num_threads(1)
+        torch.set_grad_enabled(False)
+        self.spec: WorkerSpec = cloudpickle.loads(serialized)
+        self.published = self.parameters(published)
         self.heartbeat = memoryview(bytearray(8)).cast("q")
-        key = random.fold_in(worker_spec.key, worker_spec.index)
+        key = random.fold_in(self.spec.key, self.spec.index)
         seed_globals(int(key) & 0xFFFF_FFFF)
-        env = worker_spec.create_env()
+        env = self.spec.create_env()
         expected = "a function that returns an Env or a VectorEnv"
         _check.instance("create_env", env, (Env, VectorEnv), "funrl.envs makes it", expected)
         env = envs.vectorize(env, 1) if isinstance(env, Env) else env
-        self.env_params = constants("collectors", env, worker_spec.env_params, worker_spec.device)
-        if worker_spec.max_frames > 0:
-            env = transforms.compose(env, transforms.time_limit(worker_spec.max_frames))
+        self.env_params = constants("collectors", env, self.spec.env_params, self.spec.device)
+        if self.spec.max_frames > 0:
+            env = transforms.compose(env, transforms.time_limit(self.spec.max_frames))
         self.env = self._watched(env)
-        self.act = worker_spec.act
-        if worker_spec.act is not None:
-            stateful = isinstance(worker_spec.act, StatefulPolicy)
-            self.act = worker_spec.act._replace(act=Traced(worker_spec.act.act)) if stateful else Traced(worker_spec.act)
-        self.version, self.params = self.published.read(worker_spec.device)
-        self.reset_key, self.key = random.split(key.to(worker_spec.device)).unbind(0)
+        self.act = act = self.spec.act
+        if act is not None:
+            self.act = act._replace(act=Traced(act.act)) if isinstance(act, StatefulPolicy) else Traced(act)
+        self.version, self.params = self.published.read(self.spec.device)
+        self.reset_key, self.key = random.split(key.to(self.spec.device)).unbind(0)
         self.actor = self._start()
         self.ahead: tuple[int, Drawn] | None = None  # a batch's number and its random numbers
+        self.facts = self._facts()
+        return self.facts
+
+    def parameters(self, published: Any) -> Any:
+        """Return the parameters in a request, with ``version`` and ``read``."""
+        return _Held(self.spec.params, *published)
+
+    def allocate(self, steps: int, num_slots: int) -> None:
+        """Prepare for ``num_slots`` batches of ``steps`` steps."""
+        self.steps, self.layout = steps, slot_specs(self.facts, steps)
+
+    def collect(self, slot: int, number: int, published: Any) -> tuple[int, np.ndarray | None]:
+        """Collect the batch of a number; return the version of its parameters, and its bytes."""
+        if published[0] != self.version:
+            self.published = self.parameters(published)
+        memory = torch.empty(size(self.layout), dtype=torch.uint8)
+        self._collect(tensor_views(self.layout, memory), number)
+        return self.version, memory.numpy()
+
+    def restore(self, point: ResumePoint) -> None:
+        """Bring the environment to a resume point: reset it, and replay the actions of the running episodes."""
+        self.version = -1  # the parameters are read again, as those of an earlier version may have another number now
+        if not point.batches:
+            self.actor = self._start()
+            return
+        now, steps, actions = int(point.batches) * self.steps, point.steps, point.actions
+        if self.spec.device is not None:
+            point = tree.to(point, self.spec.device)
+        longest = int(steps.max())
+        env_state, timestep = self._replay(now, steps, actions)
+        if not tree.equal(timestep.observation, point.after["observation"]):
+            raise HostError(
+                f"{self.env.name}: replaying the running episodes, up to {longest} steps from their resets, led to another observation "
+                "than before: the environment is not deterministic, and cannot be resumed in a new process; start a new collection"
+            )
+        self.actor = ActorState(env_state, timestep, point.after["memory"])
+
+    def close(self) -> None:
+        """Close the environment."""
+        if self.env is not None:
+            self.env.close()
 
     def _watched(self, env: VectorEnv) -> VectorEnv:
         """Return the environment with functions that increase the heartbeat at each call."""
@@ -128,8 +201,7 @@ class Worker:
     def _start(self) -> ActorState:
         return start(self.reset_key, self.env_params, env=self.env, act=self.act, params=self.params)
 
-    def facts(self) -> Facts:
-        """Return the facts about the environment."""
+    def _facts(self) -> Facts:
         env, timestep, memory = self.env, self.actor.timestep, self.actor.memory
         (choice,) = draw(self.key, env=env, act=self.act, num_steps=1).choices
         _, action, extras = host_chooser(self.params, self.act)(choice, memory, timestep.observation)
@@ -138,7 +210,7 @@ class Worker:
         after = {"observation": seen, "memory": memory}
         return Facts(env.name, env.num_envs, env.max_episode_steps, spec(example, drop=1), spec(after, drop=1))
 
-    def collect(self, slot: dict[str, Any], number: int) -> None:
+    def _collect(self, slot: dict[str, Any], number: int) -> None:
         """Collect the batch of a number and write it into memory."""
         if self.published.version != self.version:
             self.version, self.params = self.published.read(self.spec.device)
@@ -159,24 +231,6 @@ class Worker:
 
     def _after(self) -> dict[str, Any]:
         return {"observation": self.actor.timestep.observation, "memory": self.actor.memory}
-
-    def restore(self, part: ResumePoint) -> None:
-        """Bring the environment to a resume point: reset it, and replay the actions of the running episodes."""
-        self.version = -1  # the parameters are read again, as those of an earlier version may have another number now
-        if not part.batches:
-            self.actor = self._start()
-            return
-        now, steps, actions = int(part.batches) * self.steps, part.steps, part.actions
-        if self.spec.device is not None:
-            part = tree.to(part, self.spec.device)
-        longest = int(steps.max())
-        env_state, timestep = self._replay(now, steps, actions)
-        if not tree.equal(timestep.observation, part.after["observation"]):
-            raise HostError(
-                f"{self.env.name}: replaying the running episodes, up to {longest} steps from their resets, led to another observation "
-                "than before: the environment is not deterministic, and cannot be resumed in a new process; start a new collection"
-            )
-        self.actor = ActorState(env_state, timestep, part.after["memory"])
 
     def _keys(self, counter: int) -> torch.Tensor:
         """Return the keys of the step ``counter``: to act, to step and to reset."""
