@@ -6,9 +6,10 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ:
-    # OpenMP reads it once, when torch loads. If another process is busy, long spinning of waiting threads makes a program of two threads
-    # 50 times slower than one of one thread; but threads that sleep soon halve its speed on an idle machine. 2,000 turns, some tens of
-    # microseconds, cost a tenth of that speed, and make it only 3 times slower than one thread if another process is busy.
+    # OpenMP reads GOMP_SPINCOUNT once, when torch loads: how often a waiting thread looks for work before it sleeps. With a large number
+    # two threads are 50 times slower than one while another process is busy; with a very small one they have half their speed on an idle
+    # machine. With 2,000 (some tens of microseconds) they lose a tenth of their speed on an idle machine, and are only 3 times slower than
+    # one thread while another process is busy.
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 from funrl import (

@@ -1,7 +1,7 @@
 """Collectors of experience: batches from environments in worker processes, or from a compiled program, with the latest parameters.
 
-A collector is made of a function that makes an environment, a policy, and the parameters of the policy. A loop over it yields batches. The
-learner sends new parameters with ``update_params``; each batch has the version number of the parameters that acted.
+A collector needs a policy, the parameters of the policy, and a function that returns an environment. A loop over the collector yields
+batches. The learner sends new parameters with ``update_params``; each batch has the version number of the parameters that acted.
 """
 
 from funrl.collectors._collector import Collector, CollectorState

@@ -14,15 +14,15 @@ from funrl.transforms import VecNormParams
 
 @tree.dataclass
 class CollectorState:
-    """The state that a collector resumes from. Shapes of tensors are constant, except that ``tracker.actions`` grows with the episodes.
+    """The state from which a collector resumes. Shapes are constant, except that ``tracker.actions`` grows with the length of episodes.
 
     Attributes:
         tracker: the state of the episode tracker.
-        env: the state of a pure environment; () where the running episodes are replayed instead.
+        env: the :class:`~funrl.acting.ActorState` of :func:`compiled`; () for collectors with workers, which replay the running episodes.
         frames: int64 [], the number of steps delivered so far.
         version: int64 [], the version of the latest parameters.
-        in_flight: int64 [], the number of steps that were requested from workers and not yet delivered. They are lost when a collector
-            resumes from here.
+        in_flight: int64 [], the number of steps that were requested from workers and not yet delivered. A collector that resumes from this
+            state collects them again, with its current parameters.
     """
 
     tracker: EpisodeTrackerState
@@ -36,7 +36,8 @@ def constants(what: str, env: AnyEnv, env_params: Any, device: torch.device | No
     """Return the ``env_params`` that a collector uses: the given ones, or for None the environment's ``default_params``.
 
     Raises:
-        ValueError: if they are another tree, or contain empty moments, which a collector would never update.
+        ValueError: if their structure is not that of ``default_params``, or if they contain the statistics of a ``vec_norm`` that has
+            seen no observations yet: a collector does not update them.
 
     Example:
         >>> import funrl
@@ -61,8 +62,8 @@ def constants(what: str, env: AnyEnv, env_params: Any, device: torch.device | No
 class Collector(ABC):
     """An iterator over batches of experience, each a :class:`Collected`.
 
-    Use it in a ``with`` statement, or close it; it closes itself after the last batch. It is made by :func:`synchronous`,
-    :func:`asynchronous` and :func:`compiled`.
+    Use it in a ``with`` statement, or call :meth:`close`; it closes itself after the last batch. :func:`synchronous`,
+    :func:`asynchronous`, :func:`compiled` and :func:`ray` make collectors.
 
     Attributes:
         frames: the number of steps delivered so far.
@@ -152,8 +153,8 @@ class Collector(ABC):
         """
         if steps := self._tracker.overrun():
             raise HostError(
-                f"{self._what}: state: an episode is in its step {steps}, but max_episode_steps is {self._tracker.limit}, so that its "
-                "first actions are lost; give max_frames_per_traj, or an environment whose limit is right"
+                f"{self._what}: state: an episode has {steps} steps, but max_episode_steps is {self._tracker.limit}, so its first "
+                "actions were not stored; give max_frames_per_traj, or an environment with the right max_episode_steps"
             )
         numbers = (torch.tensor(n, dtype=torch.int64) for n in (self.frames, self.version, self._in_flight()))
         return CollectorState(tree.clone(self._tracker.state), tree.clone(self._env_state()), *numbers)
@@ -161,14 +162,14 @@ class Collector(ABC):
     def restore(self, state: CollectorState) -> None:
         """Resume from the state of a collector with the same configuration, with the current parameters of this collector.
 
-        Its own batches in flight are dropped.
+        Batches that this collector has requested and not yet delivered are dropped.
 
         Args:
             state: the result of :meth:`state`.
 
         Raises:
             ValueError: if ``state`` is of a collector with another configuration.
-            HostError: if a replay does not lead an environment back to its earlier observation: it is not deterministic.
+            HostError: if the replay of an episode ends with another observation, because the environment is not deterministic.
         """
         tree.check_like(state, self.state(), f"{self._what}: restore: state", "that of this collector")
         state = tree.clone(state)

@@ -1,4 +1,4 @@
-"""Worker processes on this machine: batches in shared memory, heartbeats, and the end of every process."""
+"""Worker processes on this machine: batches in shared memory, heartbeats, and termination of the processes."""
 
 import multiprocessing.connection
 import os
@@ -18,7 +18,7 @@ from funrl.collectors._messages import Transport
 from funrl.collectors._worker import Answer, Facts, Memories, RemoteWorker
 
 _GRACE_SECONDS = 3.0
-# The program of a worker. A thread ends the worker when its parent ends; it starts before the slow imports.
+# The program of a worker. A thread ends the worker when its parent has ended; this thread starts before the slow imports.
 _BOOT = """
 import os, sys, threading, time
 
@@ -112,7 +112,7 @@ class LocalWorkers(Transport):
         try:
             code = handle.process.wait(1.0)
         except subprocess.TimeoutExpired:
-            return Answer(lost="hung up")
+            return Answer(lost="closed its connection")
         return Answer(lost=f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}")
 
     def close(self) -> None:
@@ -158,7 +158,7 @@ class LocalWorker(RemoteWorker):
 
 
 def main(descriptor: int) -> None:
-    """Answer the process at the other end of a socket until it hangs up."""
+    """Answer the requests of the parent process, until it closes the socket."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles the interrupt, and then ends this process
     signal.signal(signal.SIGTERM, _stop)
     pipe = Connection(descriptor)

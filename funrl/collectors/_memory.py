@@ -89,7 +89,7 @@ def _nameless() -> int:
 class Published:
     """Parameters that one process writes and others read. A reader never gets a mixture of two versions.
 
-    A file lock prevents it; the system releases the lock of a process that dies.
+    A file lock excludes such mixtures; the system releases the lock of a process that dies.
     """
 
     message = None  # in requests, as the workers read them here

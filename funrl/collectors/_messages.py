@@ -1,4 +1,4 @@
-"""Transports: the way of requests to workers, and of their answers."""
+"""Transports: channels that carry requests to workers, and their answers back."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from funrl.collectors._worker import Answer, Facts, slot_specs
 
 
 class Latest:
-    """The latest parameters, in the form in which requests carry them."""
+    """The latest parameters, and the ``message`` that carries them to workers: what ``send`` made of them."""
 
     def __init__(self, params: Any, transport: "Transport"):
         self.specs, self.transport = spec(params), transport
@@ -30,7 +30,7 @@ class Latest:
 
 
 class Transport(ABC):
-    """The workers of a pool: the way of requests to them and of their answers, which come in the order of a worker's requests.
+    """The workers of a pool, and a channel that carries requests to them and their answers back. A worker answers requests in order.
 
     Attributes:
         restarts_workers: whether a lost worker can be replaced.
@@ -68,11 +68,11 @@ class Transport(ABC):
         return tensor_views(slot_specs(facts, steps), torch.from_numpy(np.array(value)))
 
     def heartbeat(self, worker: int) -> int | None:
-        """Return a number that changes while a worker works; None: a worker that works sends nothing."""
+        """Return a number that changes while a worker collects; None: a worker sends no messages while it collects."""
         return None
 
     def send(self, value: Any) -> Any:
-        """Return parameters in the form in which they are an argument of a request."""
+        """Convert parameters for :meth:`request`, which takes the result as an argument."""
         return value
 
     @abstractmethod
@@ -81,7 +81,7 @@ class Transport(ABC):
 
     @abstractmethod
     def request(self, worker: int, method: str, *args: Any) -> None:
-        """Ask a worker for a method of :class:`RemoteWorker`.
+        """Ask a worker to call a method of :class:`RemoteWorker`.
 
         Raises:
             OSError: if it cannot be reached.
@@ -89,7 +89,7 @@ class Transport(ABC):
 
     @abstractmethod
     def wait(self, seconds: float) -> Sequence[tuple[int, Answer]]:
-        """Wait for an answer; return those that are there, of each waiting worker at least its oldest, or none if none came in time."""
+        """Wait for answers; return those that have arrived, of each such worker at least its oldest, or none after ``seconds``."""
 
     @abstractmethod
     def close(self) -> None:

@@ -13,9 +13,9 @@ from funrl.collectors._tracker import ResumePoint
 from funrl.collectors._worker import Answer, Facts, WorkerSpec
 from funrl.env import HostError
 
-# Imports take seconds, more on a busy machine. This time is no sign of a hanging environment.
+# Seconds that a worker may take to start, in addition to ``timeout``: its imports take seconds, and more on a busy machine.
 START_SECONDS = 120.0
-# How often a worker is restarted without a finished batch in between. A worker that always fails at the same step would never recover.
+# The maximum number of restarts of a worker without a finished batch between them: one that always fails at the same step is given up.
 MAX_RESTARTS = 3
 
 
@@ -45,7 +45,7 @@ class Pool:
         specs: the specification of each worker.
         params: the first parameters.
         transport: the way to the workers.
-        timeout: the number of seconds after which a worker counts as lost: for one step where there are heartbeats, else for one batch.
+        timeout: the seconds after which a worker counts as lost: those of one step or reset if there are heartbeats, else of one batch.
         restart: whether to replace a lost worker.
     """
 
@@ -105,7 +105,7 @@ class Pool:
         """Wait for ``num`` batches, and return them in the order in which they were finished.
 
         Raises:
-            HostError: if an environment raises, or a worker dies or hangs and is not replaced. All workers are ended then.
+            HostError: if an environment raises, or a worker dies or hangs and is not replaced. All workers are stopped then.
         """
         while len(self.finished) < num:
             self._poll()
@@ -116,7 +116,7 @@ class Pool:
         return self.transport.batch(batch.worker, batch.slot, batch.value, self.facts[batch.worker], self.steps[batch.worker])
 
     def take(self, batch: FinishedBatch) -> None:
-        """Free the slot of a batch that :meth:`next` returned, once it is read."""
+        """Free the slot of a batch that :meth:`next` returned, after it was read; until then a worker that replaces a lost one collects it again."""
         self.pending[batch.worker].remove((batch.slot, batch.number))
 
     def drop(self) -> None:
@@ -134,7 +134,7 @@ class Pool:
         self._wait_until_idle()
 
     def check_open(self) -> None:
-        """Raise a HostError if the workers are ended."""
+        """Raise a HostError if the workers were stopped."""
         if self.closed:
             raise HostError(f"{self.what} is closed; make a new one")
 
@@ -172,9 +172,9 @@ class Pool:
                     self.heartbeats[worker], self.since[worker] = heartbeat, now
                 patience = self.timeout + (START_SECONDS if self._starts(worker) else 0.0)
                 if now - self.since[worker] > patience:
-                    doing = "the start" if self._starts(worker) else f"a step or reset (its {heartbeat}th)"
-                    how = "gave no answer" if heartbeat is None else f"did not get on with {doing}"
-                    self._replace(worker, f"{how} for {patience:g} s")
+                    doing = "its start" if self._starts(worker) else f"a step or reset (number {heartbeat})"
+                    how = "gave no answer for" if heartbeat is None else f"did not finish {doing} within"
+                    self._replace(worker, f"{how} {patience:g} s")
         except BaseException:  # also an interrupt: later batches could be mistaken for earlier ones
             self.close()
             raise
@@ -210,7 +210,7 @@ class Pool:
 
     def _failure(self, worker: int, text: str, trace: str = "") -> HostError:
         """Return the error for an exception in a worker."""
-        error = HostError(f"{self._name(worker)}: {text}; all workers are ended: make a new collector")
+        error = HostError(f"{self._name(worker)}: {text}; all workers were stopped: make a new collector")
         if trace:
             error.add_note(f"In the worker process:\n{trace}")
         return error
@@ -222,9 +222,9 @@ class Pool:
         if not (self.restart and replaces and self.steps):
             remedy = ", with restart_workers=True to replace it, or a longer timeout if it was only slow"
             remedy = remedy if replaces and not self.restart else ""
-            raise HostError(f"{story}; all workers are ended: make a new collector{remedy}")
+            raise HostError(f"{story}; all workers were stopped: make a new collector{remedy}")
         if self.failures[worker] == MAX_RESTARTS:
-            raise HostError(f"{story}, for the {MAX_RESTARTS + 1}th time without a batch; all workers are ended")
+            raise HostError(f"{story}, for the {MAX_RESTARTS + 1}th time without finishing a batch; all workers were stopped")
         self.failures[worker] += 1
         self.restarts += 1
         # Its finished batches are requested again: the new worker starts after the last batch that was taken.

@@ -57,8 +57,8 @@ def synchronous(
         policy_device: the device of ``act`` in each worker; None: the CPU.
         env_params: the physical constants of the environments, such as ``state.learner.env_params``; None: their ``default_params``.
         key: int64 [], the source of all random numbers of resets and actions; ``random.key(0)`` by default.
-        restart_workers: whether to replace a worker that dies or hangs. The new worker takes the actions of the running episodes once more,
-            which brings only a deterministic environment to the same state, and collects the batch again.
+        restart_workers: whether to replace a worker that dies or hangs. The new worker replays the actions of the running episodes,
+            and collects the batch again. If an environment is not deterministic, so that the replay differs, this is an error.
         timeout: the number of seconds that one step or reset of an environment may take before its worker counts as lost.
 
     Returns:
@@ -104,8 +104,8 @@ def asynchronous(
     """Collect with worker processes that each make complete batches, while the learner learns from earlier ones.
 
     A batch [T, B] comes from one worker with B copies. Batches are delivered in the order in which they are finished. A worker uses the
-    parameters that are the latest when it begins a batch. The staleness of the batch is the number of newer versions that there are when
-    it is delivered. If the learner calls ``update_params`` once for each batch and all workers are equally fast, it stays below
+    parameters that are the latest when it begins a batch. The staleness of a batch is the number of newer versions at its delivery. If
+    the learner calls ``update_params`` once for each batch and all workers are equally fast, the staleness stays below
     ``num_workers * queue_size``.
 
     Args:
@@ -115,7 +115,7 @@ def asynchronous(
         queue_size: the number of finished batches that a worker may have before it waits.
         max_staleness: the largest staleness of a delivered batch, at least 0; ``num_workers * queue_size`` by default. Batches that are
             staler are dropped; they count in ``discarded_frames`` and not in ``total_frames``.
-        create_env: as for :func:`synchronous`, and so are all arguments that are not in this list.
+        create_env: as for :func:`synchronous`, like all other arguments that are not described here.
 
     Returns:
         A :class:`Collector`.
@@ -231,7 +231,7 @@ class Processes(Collector):
         """Return, for each worker, the number of copies in the batches that it contributes to."""
 
     def _gather(self, finished: list[FinishedBatch]) -> Collected:
-        """Assemble a batch from shared memory with one copy, to the device of the batches."""
+        """Assemble a batch from the slots of the workers: copy it to the device of the batches, and free the slots."""
         slots = [self._pool.slot(done) for done in finished]
         parts = [slot["transition"] for slot in slots]
         if self._device is not None and self._device.type != "cpu":
@@ -244,7 +244,7 @@ class Processes(Collector):
             played, expected = slot["transition"], int(self._tracker.state.batches[done.worker])
             if done.number != expected:
                 raise HostError(
-                    f"{self._what}: worker {done.worker} gave its batch {done.number} where {expected} was due; make a new collector"
+                    f"{self._what}: worker {done.worker} gave its batch {done.number}, but {expected} was expected; make a new collector"
                 )
             counts.append(self._tracker.record(done.worker, played.reward, played.done, played.action, slot["after"]))
         step_count, return_so_far, traj_ids = (torch.cat(columns, 1).to(self._device) for columns in zip(*counts, strict=True))

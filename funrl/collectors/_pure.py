@@ -45,7 +45,7 @@ def compiled(
         act, params, total_frames, max_frames_per_traj, split_trajectories, env_params, key: as for :func:`synchronous`.
 
     Returns:
-        A :class:`Collector`. A restored one continues bit by bit, as the states of the environments are tensors.
+        A :class:`Collector`. A restored one continues bit for bit, because the states of its environments are tensors.
 
     Raises:
         TypeError: if a leaf of ``params`` is not a tensor.
@@ -84,12 +84,12 @@ class _Compiled(Collector):
         key = random.key(0) if key is None else key
         super().__init__(what, act, params, key, frames_per_batch, total_frames, max_frames_per_traj, split_trajectories, device)
         _check.integer(f"{what}: num_envs", num_envs, 1)
-        _check.divisor(f"{what}: num_envs", num_envs, frames_per_batch, "frames_per_batch", "each copy takes as many steps")
+        _check.divisor(f"{what}: num_envs", num_envs, frames_per_batch, "frames_per_batch", "all copies take the same number of steps")
         env = create_env()
         if isinstance(env, VectorEnv):
-            kind = "one of the host: use collectors.synchronous" if env.host else "a batched one: give a single one, and num_envs"
+            kind = "one on the host: use collectors.synchronous" if env.host else "a batched one: give an Env, and num_envs"
             raise ValueError(f"{what}: create_env: expected a single pure environment, got {kind}")
-        _check.instance(f"{what}: create_env", env, Env, "funrl.envs makes it", expected="a function that returns an Env")
+        _check.instance(f"{what}: create_env", env, Env, "funrl.envs.make returns one", expected="a function that returns an Env")
         env_params = tree.clone(constants(what, env, env_params, self._device))
         if max_frames_per_traj > 0:
             env = transforms.compose(env, transforms.time_limit(max_frames_per_traj))

@@ -42,14 +42,14 @@ def ray(
     address: str | None = None,
     resources: Mapping[str, Any] = MappingProxyType({"num_cpus": 1}),
 ) -> Collector:
-    """Collect with actors of Ray, which may be on other machines: the extra ``ray``.
+    """Collect with workers that are actors (remote processes) of Ray, also on other machines. It needs the extra ``ray``.
 
-    With one key the batches are those of :func:`synchronous` (``together``), bit for bit. The parameters go to Ray's object store once
-    for each :meth:`~Collector.update_params`, and from there to each machine. A worker acts with the parameters that were the latest when
-    its batch was requested.
+    With ``together=True`` and the same key, the batches equal those of :func:`synchronous`, bit for bit. The parameters go to Ray's object
+    store once for each :meth:`~Collector.update_params`, and from there to each machine. A worker acts with the parameters
+    that were the latest when its batch was requested.
 
-    If a machine is lost, its workers begin again on others (``restart_workers``): they replay the running episodes, and collect the batches
-    that were not delivered once more, so that nothing is learned twice.
+    If a machine is lost and ``restart_workers`` is True, its workers are restarted on other machines. They replay the running episodes, and
+    collect again the batches that were not delivered, so that the learner gets each batch once.
 
     Args:
         together: True: as :func:`synchronous`, all workers contribute to each batch; False: as :func:`asynchronous`, each worker makes
@@ -57,8 +57,8 @@ def ray(
         timeout: the number of seconds that a batch may take before its worker counts as lost.
         address: of a running cluster, as for ``ray.init``; None: the cluster of this process, or a new one on this machine that ends with
             the process.
-        resources: what a worker needs, as for ``options`` of a Ray actor: ``num_cpus``, ``resources``, ``scheduling_strategy="SPREAD"`` to
-            use all machines evenly, and so on.
+        resources: the resources of a worker, as for ``options`` of a Ray actor: ``num_cpus``, ``resources``,
+            ``scheduling_strategy="SPREAD"`` to use all machines evenly, and so on.
         create_env, act, params, num_workers, frames_per_batch, total_frames, max_frames_per_traj: as for :func:`synchronous`.
         split_trajectories, device, policy_device, env_params, key, restart_workers: as for :func:`synchronous`.
         queue_size, max_staleness: as for :func:`asynchronous`.
@@ -69,7 +69,7 @@ def ray(
     Raises:
         ImportError: if Ray is missing.
         ConnectionError: if there is no cluster at ``address``.
-        TypeError, ValueError, HostError: as :func:`synchronous`; a ValueError too if the cluster has less than all workers need.
+        TypeError, ValueError, HostError: as :func:`synchronous`; a ValueError too if the cluster has too few resources.
 
     Example:
         >>> import funrl
@@ -99,7 +99,7 @@ class _Actors(Transport):
         self.engine, self.actors, self.asked = engine, {}, {}
         if not engine.is_initialized():
             _check_address(address)
-            if address is None:  # of a cluster that begins here; by default Ray's workers yield to everything else
+            if address is None:  # a new cluster; by default Ray's workers have a low priority
                 os.environ.setdefault("RAY_worker_niceness", "0")
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)  # of what Ray will do with GPUs
@@ -110,7 +110,7 @@ class _Actors(Transport):
                         f"collectors.ray: address: {error}; start the cluster with ray start --head, and set RAY_AUTH_MODE=token here if "
                         "it asks for one"
                     ) from error
-        # A program of Ray Client, at "ray://...", need not reach the head itself.
+        # A program that uses Ray Client, at "ray://...", may be unable to reach the head node, which is therefore not checked.
         self.head = "" if (address or "").startswith("ray://") else engine.get_runtime_context().gcs_address
         _check_room(engine.cluster_resources(), resources, num_workers)
         self.kind = engine.remote(RemoteWorker).options(max_restarts=0, **resources)

@@ -11,13 +11,14 @@ from funrl.returns import running_sum
 
 @tree.dataclass
 class Collected:
-    """A batch of experience: T steps of B copies, time first; or split into N trajectories, of T steps at most, one a row.
+    """A batch of experience: [T, B], T steps of B copies; or [N, T], N trajectories of at most T steps, each in a row of its own.
 
     To add its T x B rows to a buffer of transitions, take ``tree.reshape(batch.transition, (-1,), batch_dims=2)``.
 
     Attributes:
         transition: a :class:`~funrl.env.Transition` with leaves [T, B, ...], or [N, T, ...] with zeros after the end of a trajectory. Its
-            ``place`` also has ``traj_ids``, ``step_count`` and ``return_so_far``.
+            ``place``, a :class:`~funrl.env.Place`, holds ``number`` (the unique number of the episode), ``step_count`` and
+            ``return_so_far``.
         step_count: int64 [T, B] or [N, T], the number of steps of the episode before this one.
         return_so_far: shape and dtype of the reward: the sum of the rewards of the episode before this step.
         traj_ids: int64, the unique number of the episode. An episode that spans several batches has the same number in all of them.
@@ -47,8 +48,8 @@ class EpisodeTrackerState(tree.Replaceable):
         returns: float64 [B], the sum of the rewards of each running episode, rounded to the dtype of the rewards.
         episodes: int64 [B], the number of finished episodes of each copy.
         after: a dict of two trees [B, ...]: ``observation``, the next input of the policy, and ``memory``, its recurrent state.
-        actions: a tree [C, B, ...], the last actions of each copy: the action of step t is at row t modulo C. C grows with the
-            episodes, up to the maximum length of an episode; it is 0 before the first batch.
+        actions: a tree [C, B, ...], the last actions of each copy: the action of step t is at row t modulo C. C is 0 before the
+            first batch, and grows with the length of the running episodes, up to the maximum length of an episode.
     """
 
     batches: torch.Tensor
@@ -63,7 +64,7 @@ class EpisodeTrackerState(tree.Replaceable):
 
 @tree.dataclass
 class ResumePoint:
-    """Data that one worker resumes from: the rows of its copies, and the actions [L, ...] of their running episodes, the latest last."""
+    """Data from which a worker resumes: the counts of its copies, and the actions [L, ...] of their running episodes, oldest first."""
 
     batches: torch.Tensor
     steps: torch.Tensor
@@ -79,7 +80,7 @@ class EpisodeTracker:
         batch_steps: T of each worker, the number of steps of its batches.
         action: an example of one copy's action, a tree of shapes and dtypes.
         after: an example of one copy's observation and recurrent state, a tree of shapes and dtypes.
-        limit: the maximum length of an episode, and so of the stored actions of a copy.
+        limit: the maximum length of an episode, which is also the maximum number of stored actions of a copy.
     """
 
     def __init__(self, copies: list[int], batch_steps: list[int], action: Any, after: Any, limit: int):
@@ -167,9 +168,9 @@ class EpisodeTracker:
         longest = int(state.steps.max())
         if len(rows) > 1 or not longest <= max(rows) <= self.limit:
             raise ValueError(
-                f"tracker: actions: the running episodes have up to {longest} steps, and an episode may have {self.limit} here, but there "
-                f"are the actions of {' or '.join(map(str, sorted(rows)))}; it belongs to another configuration, such as another "
-                "max_frames_per_traj, or is damaged"
+                f"tracker: actions: the running episodes have up to {longest} steps, and the limit here is {self.limit}, but the state "
+                f"stores the actions of {' or '.join(map(str, sorted(rows)))} steps; it belongs to a collector with another "
+                "configuration, such as another max_frames_per_traj, or is damaged"
             )
         self.state = state
 

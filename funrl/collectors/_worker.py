@@ -87,7 +87,7 @@ def describe(error: BaseException) -> str:
 
 
 class Answer(NamedTuple):
-    """The answer to a request: ``value``; or why there is none: ``lost``, the end of the worker, or ``failed``, its error and ``trace``."""
+    """The answer to a request: its ``value``; or ``lost``, how the worker ended; or ``failed``, its exception, and the ``trace`` of it."""
 
     value: Any = None
     lost: str = ""
@@ -96,7 +96,7 @@ class Answer(NamedTuple):
 
 
 class _Held:
-    """The latest parameters that a worker was sent, as bytes."""
+    """The latest parameters that a worker has received, as bytes."""
 
     def __init__(self, specs: Any, version: int, memory: np.ndarray):
         self.specs, self.version, self.bytes = specs, version, torch.from_numpy(np.array(memory))
@@ -131,7 +131,7 @@ class RemoteWorker:
         seed_globals(int(key) & 0xFFFF_FFFF)
         env = self.spec.create_env()
         expected = "a function that returns an Env or a VectorEnv"
-        _check.instance("create_env", env, (Env, VectorEnv), "funrl.envs makes it", expected)
+        _check.instance("create_env", env, (Env, VectorEnv), "funrl.envs.make returns one", expected)
         env = envs.vectorize(env, 1) if isinstance(env, Env) else env
         self.env_params = constants("collectors", env, self.spec.env_params, self.spec.device)
         if self.spec.max_frames > 0:
@@ -211,7 +211,7 @@ class RemoteWorker:
         return Facts(env.name, env.num_envs, env.max_episode_steps, spec(example, drop=1), spec(after, drop=1))
 
     def _collect(self, slot: dict[str, Any], number: int) -> None:
-        """Collect the batch of a number and write it into memory."""
+        """Collect batch ``number``, and write it into ``slot``."""
         if self.published.version != self.version:
             self.version, self.params = self.published.read(self.spec.device)
         drawn = self.ahead[1] if self.ahead is not None and self.ahead[0] == number else self._draw(number)
@@ -223,7 +223,7 @@ class RemoteWorker:
         write(slot["after"], self._after())
 
     def draw_ahead(self, number: int) -> None:
-        """Draw the random numbers of the batch of a number already now."""
+        """Draw the random numbers of batch ``number`` in advance."""
         self.ahead = number, self._draw(number)
 
     def _draw(self, number: int) -> Drawn:

@@ -106,7 +106,7 @@ def collected(algo: Algorithm, collector: Any, backend: Any) -> Experience:
         except ValueError as error:
             raise CheckpointError(f"the checkpoint is not of this collector: {error}") from error
         lost = collector.lost_frames
-        return state, f"{lost:,} frames that were in flight at the checkpoint are lost" if lost else ""
+        return state, f"{lost:,} frames that were in flight at the checkpoint are collected again" if lost else ""
 
     return Experience(update, kept, resume)
 

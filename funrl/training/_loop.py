@@ -57,8 +57,8 @@ def train(
 
     With a collector (:mod:`funrl.collectors`) update i is ``algo.learn(fold_in(agent_key, i), state, batch.transition)`` on its next
     batch, before which the parameters are published. The checkpoints contain its state: with a synchronous collector and deterministic
-    environments a resumed run gives the same results; with an asynchronous one the frames in flight are lost, and their number is
-    printed. The metrics have ``staleness`` too: how many versions the parameters of a batch were behind.
+    environments a resumed run gives the same results; with an asynchronous one the frames that were in flight are collected
+    again, and their number is printed. The metrics have ``staleness`` too: how many versions the parameters of a batch were behind.
 
     With ``out`` the files of the run go to that folder, which one run at a time may use: ``config.json``, ``metrics.csv`` (a row for each
     update and agent), ``checkpoint/state`` and, at the end, ``evaluation.json`` and, if matplotlib is installed, ``learning_curve.png``.

@@ -295,7 +295,7 @@ def test_an_episode_longer_than_it_may_be_is_told():
         next(collector)
         collector.state()
         next(collector)
-        with pytest.raises(funrl.envs.gymnasium.HostError, match="an episode is in its step 8, but max_episode_steps is 5"):
+        with pytest.raises(funrl.envs.gymnasium.HostError, match="an episode has 8 steps, but max_episode_steps is 5"):
             collector.state()
 
 

@@ -93,7 +93,7 @@ def test_argument_errors():
         ("total_frames: expected an integer of at least 1, got 0; give -1", lambda: collect(total_frames=0)),
         ("max_frames_per_traj: expected an integer of at least 1, got -2; give -1", lambda: collect(max_frames_per_traj=-2)),
         ("single pure environment, got a batched one", lambda: collectors.compiled(batched, None, (), **SIZES)),
-        ("single pure environment, got one of the host", lambda: collectors.compiled(host, None, (), **SIZES)),
+        ("single pure environment, got one on the host", lambda: collectors.compiled(host, None, (), **SIZES)),
         ("update_params: params", lambda: collect().update_params(())),
     ):
         with pytest.raises(ValueError, match=message):

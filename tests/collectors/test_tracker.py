@@ -110,7 +110,9 @@ def test_a_state_without_the_actions_of_its_episodes_is_refused():
     fewer = tracker.state.replace(actions={"a": tracker.state.actions["a"][:3]})
     more = tracker.state.replace(actions={"a": torch.zeros(CAPACITY + 1, 3, dtype=torch.int64)})
     for state in (fewer, more):
-        with pytest.raises(ValueError, match=rf"up to 8 steps, and .* 10 here, but there are the actions of {len(state.actions['a'])};"):
+        with pytest.raises(
+            ValueError, match=rf"up to 8 steps, and the limit here is 10, but the state stores the actions of {len(state.actions['a'])};"
+        ):
             make_tracker().restore(state)
 
 

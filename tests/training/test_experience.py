@@ -233,7 +233,7 @@ def test_frames_that_are_lost_are_told(tmp_path, capsys):
     capsys.readouterr()
     train(algo, source, 3, out=tmp_path, resume=True, progress=True)
     line = capsys.readouterr().err.splitlines()[1]
-    assert line == "continuing after update 2; 1,234 frames that were in flight at the checkpoint are lost"
+    assert line == "continuing after update 2; 1,234 frames that were in flight at the checkpoint are collected again"
     train(algo, collector(algo), 4, out=tmp_path, resume=True, progress=True)
     assert capsys.readouterr().err.splitlines()[1] == "continuing after update 3"
 

@@ -101,7 +101,9 @@ def test_an_asynchronous_run_loses_what_was_in_flight_and_says_so(tmp_path, kind
     frames = COPIES * NUM_STEPS
     for text in told[1:]:
         if "continuing after update" in text:
-            (lost,) = re.findall(r"continuing after update \d+; (\d+) frames that were in flight at the checkpoint are lost", text)
+            (lost,) = re.findall(
+                r"continuing after update \d+; (\d+) frames that were in flight at the checkpoint are collected again", text
+            )
             assert 0 < int(lost) <= 2 * NUM_WORKERS * frames and int(lost) % frames == 0
     assert "continuing after update" in told[-1]
     result = run(kind, "asynchronous", tmp_path, num_updates, resume=True)
