@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+import torch
+
 
 class Node:
     """One value of a graph: an input, a constant, the result of an operator, or one of several results of another node.
@@ -75,6 +77,7 @@ class Plan(NamedTuple):
 
     Attributes:
         graph: its inputs are the leaves of the arguments, then the captured tensors.
+        device: where the program runs.
         groups: for each leaf the argument that contains it.
         captured: tensors whose present values are read at each call.
         output_groups: for each output the part of the result that contains it.
@@ -86,6 +89,7 @@ class Plan(NamedTuple):
     """
 
     graph: Graph
+    device: torch.device
     groups: list[int]
     captured: list[Any]
     output_groups: list[int]

@@ -11,13 +11,11 @@ import torch
 
 from funrl.compiler import _torch_private as private
 from funrl.compiler._cuda_graph import replayed
+from funrl.compiler._donation import LARGE
 from funrl.compiler._graph import Graph, Loop, Plan
 from funrl.compiler._inductor_graph import constants, module, written
 from funrl.compiler._inductor_mends import MENDS
 from funrl.compiler._inductor_passes import options
-
-# Bytes from which a donated leaf is written in place. Below, a new tensor costs less than the bookkeeping.
-LARGE = 1 << 16
 
 
 def lowers(operator: Any) -> bool:
@@ -46,8 +44,8 @@ def _either(first: Callable[..., Any], second: Callable[..., Any]) -> Callable[.
 class Executable:
     """A recorded graph, compiled for a device."""
 
-    def __init__(self, plan: Plan, device: torch.device) -> None:
-        graph, groups, captured, _, donated, _, threads, name, note = plan
+    def __init__(self, plan: Plan) -> None:
+        graph, device, groups, captured, _, donated, _, threads, name, note = plan
         self.threads, self.captured, self.device = threads, captured, device
         num_leaves, num_outputs = len(groups), len(graph.outputs)
         in_place = written(graph, {i for i in donated if graph.inputs[i].meta.nbytes >= LARGE})

@@ -21,7 +21,7 @@ from funrl.compiler._donation import LARGE, MARK, mark_donated, matched, own_cop
 from funrl.compiler._graph import Plan
 from funrl.compiler._listening import Timer
 from funrl.compiler._numbers import NotATensor
-from funrl.compiler._recording import executable, record
+from funrl.compiler._recording import record, room_of
 from funrl.compiler._trace import current
 
 # The maximum number of programs of a function. If there are more, an argument is a number that should be a tensor.
@@ -285,8 +285,8 @@ class _Program:
         leaf_groups = [~groups[i] if i in kept else groups[i] for i in tensors]
         output_groups = [output_groups[k] for k in self.computed]
         returned = {k for k, i in enumerate(tensors) if i in kept and i in donated_leaves}
-        plan = Plan(graph, leaf_groups, captured, output_groups, donated, returned, owner.threads, self.name, timer)
-        self.executable = executable(self.kind, device)(plan)
+        plan = Plan(graph, device, leaf_groups, captured, output_groups, donated, returned, owner.threads, self.name, timer)
+        self.executable = room_of(self.kind).Executable(plan)
         timer("")
         self.num_outputs = len(values)
         self.passed = [(k, n, n in returned) for k, n in self.passed]

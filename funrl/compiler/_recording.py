@@ -24,7 +24,8 @@ class Recording(NamedTuple):
     numbers: list[int]  # the leaves that are Python numbers of changing value
 
 
-def _room(kind: str) -> Any:
+def room_of(kind: str) -> Any:
+    """Return the module of a backend: its ``lowers`` and its ``Executable(plan)``."""
     if kind == "xla":
         from funrl.compiler import _xla as room
     elif kind == "aot_eager":
@@ -32,12 +33,6 @@ def _room(kind: str) -> Any:
     else:
         from funrl.compiler import _inductor as room
     return room
-
-
-def executable(kind: str, device: torch.device) -> Callable[..., Any]:
-    """Return the function of a backend from a :class:`~funrl.compiler._graph.Plan` to an executable on a device."""
-    make = _room(kind).Executable
-    return make if kind != "inductor" else lambda plan: make(plan, device)
 
 
 def record(fn: Callable[..., Any], kind: str, device: torch.device, leaves: list[Any], form: Any, numbers: set[int]) -> Recording:
@@ -51,7 +46,7 @@ def record(fn: Callable[..., Any], kind: str, device: torch.device, leaves: list
         form: the structure of (args, kwargs).
         numbers: the places of leaves that stand for floats of Python.
     """
-    room = _room(kind)
+    room = room_of(kind)
     decompositions = room.decompositions() if kind == "inductor" else None
 
     def run(replays: bool) -> Recording:

@@ -173,7 +173,7 @@ class Executable:
     """A recorded graph, compiled."""
 
     def __init__(self, plan: Plan) -> None:
-        graph, groups, captured, output_groups, donated, self.returned, threads, name, note = plan
+        graph, _, groups, captured, output_groups, donated, self.returned, threads, name, note = plan
         jax = start(threads)
         leaves = graph.inputs[: len(groups)]
         self.inputs = _Layout([(group, node.meta.shape, node.meta.dtype) for group, node in zip(groups, leaves, strict=True)])
