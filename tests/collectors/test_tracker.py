@@ -111,7 +111,8 @@ def test_a_state_without_the_actions_of_its_episodes_is_refused():
     more = tracker.state.replace(actions={"a": torch.zeros(CAPACITY + 1, 3, dtype=torch.int64)})
     for state in (fewer, more):
         with pytest.raises(
-            ValueError, match=rf"up to 8 steps, and the limit here is 10, but the state stores the actions of {len(state.actions['a'])};"
+            ValueError,
+            match=rf"up to 8 steps, and the limit here is 10, but the state stores the actions of {len(state.actions['a'])} steps;",
         ):
             make_tracker().restore(state)
 
