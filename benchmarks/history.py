@@ -35,7 +35,7 @@ LABELS = {
     "sb3": "Stable-Baselines3",
     "torchrl": "TorchRL",
     "loop": "a loop over torch modules",
-    "torchrl, serial": "TorchRL, SerialEnv",
+    "torchrl, serial": "TorchRL (SerialEnv)",
 }
 
 
@@ -158,7 +158,7 @@ def write(benchmarks: Mapping[str, Benchmark], rooms: Mapping[str, str]) -> None
 
 def _headlines(benchmarks: Mapping[str, Benchmark], rooms: Mapping[str, str]) -> str:
     """Return the table of the README: a line for each of its rows."""
-    lines, shown = ["| | funrl | times as fast as |", "|---|---|---|"], []
+    lines, shown = ["| | funrl | speed relative to other libraries |", "|---|---|---|"], []
     for benchmark, rows in ((benchmark, newest(name, changed(rooms[name]))) for name, benchmark in benchmarks.items()):
         for name in (name for name in HEADLINES if name in rows):
             row = rows[name]
@@ -213,7 +213,7 @@ def _origin(name: str, rows: Mapping[str, Row]) -> list[str]:
 def _days(rows: list[Row]) -> str:
     """Say when rows were measured, and how many of them with code that has changed since."""
     days, old = sorted({row.run["date"] for row in rows}), sum(row.old for row in rows)
-    marked = f"{', all' if old == len(rows) else f', {old} of {len(rows)}'} before the newest changes of the code" * bool(old)
+    marked = f"{', all' if old == len(rows) else f', {old} of {len(rows)}'} measured before the newest changes of the code" * bool(old)
     return " to ".join(dict.fromkeys((days[0], days[-1]))) + marked
 
 

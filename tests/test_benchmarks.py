@@ -68,7 +68,7 @@ def test_figures_from_before_the_newest_commit_are_marked(monkeypatch, tmp_path)
         history.append("name", {row: {"funrl": 1.0}}, {}, quick=False, seconds=1.0, started=started)
     rows = history.newest("name", since=200.0)
     assert {name: row.when().endswith(", older code") for name, row in rows.items()} == {"old": True, "new": False}
-    assert history._days(list(rows.values())).endswith(", 1 of 2 before the newest changes of the code")
+    assert history._days(list(rows.values())).endswith(", 1 of 2 measured before the newest changes of the code")
     rooms = {room for rooms in [command.OTHERS, *command.ROOMS.values()] for room in rooms.split()}
     assert set(command.ROOMS) <= set(command.NAMES)
     assert all((history.README.parent / "funrl" / room).is_dir() for room in rooms)
