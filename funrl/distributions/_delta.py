@@ -26,7 +26,8 @@ class _Point(ClosedForm):
 
     def sample_with_log_prob(self, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the point [...] and zeros [...]."""
-        return self.mode(), self.entropy()
+        point = self.mode()
+        return point, torch.zeros_like(point)
 
     def log_prob(self, x: torch.Tensor) -> torch.Tensor:
         """Return 0 where ``x`` is the point, and minus infinity elsewhere; the shape of x broadcasts to [...] or [...] to it."""

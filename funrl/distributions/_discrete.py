@@ -235,9 +235,9 @@ class MultiCategorical(_Labels):
         logits, nvec = check_logits("MultiCategorical", self.logits), self.nvec
         _check.some("MultiCategorical: nvec", _check.integers("MultiCategorical: nvec", nvec, 1), "integer")
         _check.sized("MultiCategorical: logits", logits, (..., sum(nvec)), "the last dimension is the sum of nvec")
-        start = (0,) * len(nvec) if self.start is None else self.start
-        _check.integers("MultiCategorical: start", start, length=len(nvec), remedy="give one for each of nvec")
-        return Joint(tuple(map(Categorical, logits.split(list(nvec), -1), start)))
+        if self.start is not None:
+            _check.integers("MultiCategorical: start", self.start, length=len(nvec), remedy="give one for each of nvec")
+        return Joint(tuple(map(Categorical, logits.split(list(nvec), -1), self.start or (0,) * len(nvec))))
 
     def sample(self, key: torch.Tensor) -> torch.Tensor:
         """Return classes int64 [..., K]."""

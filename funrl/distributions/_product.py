@@ -107,15 +107,12 @@ class Joint:
         """The names of the methods that take a key: those of any of the parts."""
         return tuple(sorted({name for part in self._parts() for name in part.estimated}))
 
-    def _names(self) -> list[Any]:
-        return sorted(self.parts) if isinstance(self.parts, Mapping) else list(range(len(self.parts)))
-
     def _parts(self) -> list[Any]:
-        return [self.parts[name] for name in self._names()]
+        return [self.parts[name] for name in _names(self.parts)]
 
     def _value(self, values: Any) -> Any:
         """Return the values of all parts as the entries of a dict or tuple."""
-        return dict(zip(self._names(), values, strict=True)) if isinstance(self.parts, Mapping) else tuple(values)
+        return tuple(values) if isinstance(self.parts, tuple) else dict(zip(_names(self.parts), values, strict=True))
 
     def _sum(self, what: str, terms: Sequence[torch.Tensor]) -> torch.Tensor:
         shapes = [list(x.shape) for x in terms]
@@ -150,14 +147,12 @@ class Joint:
             TypeError: if it is of another kind.
             ValueError: if it has other entries, or the parts have different batch shapes.
         """
-        kind = Mapping if isinstance(self.parts, Mapping) else tuple
-        if not isinstance(x, kind):
-            expected = "dict" if kind is Mapping else "tuple"
-            raise TypeError(f"Joint.log_prob: x: expected a {expected} as of sample, got a {type(x).__name__}")
-        found = sorted(x) if isinstance(x, Mapping) else list(range(len(x)))
-        if found != self._names():
-            raise ValueError(f"Joint.log_prob: x: expected the entries {self._names()}, got {found}")
-        return self._sum("log_prob", [self.parts[name].log_prob(x[name]) for name in found])
+        kind, noun = (tuple, "tuple") if isinstance(self.parts, tuple) else (Mapping, "dict")
+        _check.instance("Joint.log_prob: x", x, kind, expected=f"a {noun} as of sample")
+        names, found = _names(self.parts), _names(x)
+        if found != names:
+            _check.fail(ValueError, "Joint.log_prob: x", f"the entries {names}", found)
+        return self._sum("log_prob", [self.parts[name].log_prob(x[name]) for name in names])
 
     def entropy(self, key: torch.Tensor | None = None, **options: Any) -> torch.Tensor:
         """Return the entropy [...]; a key and further arguments are for estimates."""
@@ -183,9 +178,15 @@ class Joint:
             ValueError: if its parts are others.
         """
         _check.instance("Joint.kl: other", other, Joint, "make it with joint")
-        if other._names() != self._names():
-            raise ValueError(f"Joint.kl: other: expected the parts {self._names()}, got {other._names()}")
+        names, found = _names(self.parts), _names(other.parts)
+        if found != names:
+            _check.fail(ValueError, "Joint.kl: other", f"the parts {names}", found)
         return self._sum("kl", [part.kl(theirs) for part, theirs in zip(self._parts(), other._parts(), strict=True)])
+
+
+def _names(values: Any) -> list[Any]:
+    """Return the keys of a dict in order, or the indices of a tuple."""
+    return list(range(len(values))) if isinstance(values, tuple) else sorted(values)
 
 
 def joint(parts: Any) -> Joint:

@@ -21,14 +21,13 @@ Hyperparameters are Python numbers or tensors []; for one value a search, build 
 
 from funrl.evolution._archive import Archive, coverage, cvt_cells, grid_cells, insert, qd_score
 from funrl.evolution._cma_es import CMAESState, cma_es
-from funrl.evolution._evolve import Generations, evolve
 from funrl.evolution._fitness import episode_fitness, first_episodes, training_fitness
 from funrl.evolution._genetic import GeneticState, genetic
 from funrl.evolution._gradients import ARSState, OpenESState, PGPEState, ars, openes, pgpe
 from funrl.evolution._map_elites import MAPElitesState, map_elites
 from funrl.evolution._pga_map_elites import PGAMAPElitesState, pga_map_elites
 from funrl.evolution._snes import SNESState, snes
-from funrl.evolution._strategy import Strategy, centered_ranks, rows as rows, standardized
+from funrl.evolution._strategy import Generations, Strategy, centered_ranks, evolve, rows as rows, standardized
 
 __all__ = [
     "ARSState",

@@ -1,7 +1,8 @@
 """CMA-ES: evolution strategies that adapt the covariance of their candidates, full or diagonal."""
 
 import math
-from typing import Any, NamedTuple
+from collections import namedtuple
+from typing import Any
 
 import torch
 
@@ -34,17 +35,8 @@ class CMAESState(tree.Replaceable):
     count: torch.Tensor
 
 
-class _Constants(NamedTuple):
-    """The strategy parameters of the tutorial's table 1."""
-
-    weights: list[float]
-    mu_eff: float
-    c_c: float
-    c_1: float
-    c_mu: float
-    c_sigma: float
-    d_sigma: float
-    chi: float
+# The strategy parameters of the tutorial's table 1.
+_Constants = namedtuple("_Constants", "weights mu_eff c_c c_1 c_mu c_sigma d_sigma chi")
 
 
 def cma_es(num_candidates: int, *, sigma: Number = 0.3, learning_rate: Number = 1.0, separable: bool = False) -> Strategy:

@@ -46,7 +46,8 @@ def sequential(*parts: Any) -> Net:
 
     def apply(params: tuple[Any, ...], *inputs: Any, key: torch.Tensor | None = None) -> Any:
         _check.count("sequential: params", params, len(nets), "parts", "make them with this net's init")
-        for net, part, noise_key in zip(nets, params, _keys_for(key, len(nets)), strict=True):
+        keys = [None] * len(nets) if key is None else random.split(key, len(nets)).unbind(0)
+        for net, part, noise_key in zip(nets, params, keys, strict=True):
             inputs = (_call(net, part, inputs, noise_key),)
         return inputs[0]
 
@@ -258,10 +259,6 @@ def _as_net(what: str, net: Any) -> Any:
         _check.fail(TypeError, what, "a net or a function", got, "nn.from_module makes a net of it")
     _check.function(what, net, "nn.from_module makes a net of a torch module", "a net or a function")
     return Net(lambda key, *examples: (), lambda params, *inputs, key=None: net(*inputs))
-
-
-def _keys_for(key: torch.Tensor | None, n: int) -> Sequence[torch.Tensor | None]:
-    return [None] * n if key is None else random.split(key, n).unbind(0)
 
 
 def _call(net: Any, params: Any, inputs: Sequence[Any], key: torch.Tensor | None) -> Any:

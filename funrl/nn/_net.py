@@ -62,8 +62,8 @@ def check_input(what: str, x: Any) -> None:
         _check.sized(what, x, (..., "D"), "reshape a single number to [1]")
 
 
-def check_features(what: str, x: Any, weight: torch.Tensor, size: int | None = None) -> None:
-    """Raise unless ``x`` [..., D] fits ``weight``: it has ``size`` features (weight's last dimension by default) and its dtype.
+def check_features(what: str, x: Any, weight: torch.Tensor) -> None:
+    """Raise unless ``x`` [..., D] fits ``weight`` [..., D]: it has as many features, and its dtype.
 
     Example:
         >>> check_features("mlp.apply: x", torch.zeros(7, 4), torch.zeros(2, 3))
@@ -73,9 +73,8 @@ def check_features(what: str, x: Any, weight: torch.Tensor, size: int | None = N
         call init with an example like it
     """
     check_input(what, x)
-    size = weight.shape[-1] if size is None else size
-    if x.shape[-1] != size:
-        expected = f"{size} features in the last dimension, as the example in init had"
+    if x.shape[-1] != weight.shape[-1]:
+        expected = f"{weight.shape[-1]} features in the last dimension, as the example in init had"
         _check.fail(ValueError, what, expected, f"the shape {list(x.shape)}", "reshape x, or call init with an example like it")
     check_dtype(what, x, weight)
 
