@@ -1,6 +1,7 @@
 """The contract of every pure environment."""
 
 import inspect
+import pickle
 
 import chex
 import gymnasium
@@ -11,7 +12,7 @@ from torch.func import vmap
 
 from funrl import compiler, envs, random, spaces, tree
 from funrl.env import check_env
-from tests.support import counted
+from tests.support import counted, same
 
 PHYSICAL = ["CartPole-v1", "Pendulum-v1", "Acrobot-v1", "MountainCar-v0", "MountainCarContinuous-v0", "PointRobot-misc", "Reacher-misc"]
 GYMNASIUM = [*PHYSICAL[:-2], "FrozenLake-v1", "FrozenLake8x8-v1"]
@@ -268,3 +269,11 @@ def test_render_can_be_vmapped(env):
         difference = (images[i].int() - env.render(tree.index(state, i), env.default_params).int()).abs()
         assert difference.max() <= 1
     assert not all(torch.equal(images[0], image) for image in images)
+
+
+@pytest.mark.parametrize("name", ["CartPole-v1", "Seaquest-MinAtar"])
+def test_an_environment_of_a_module_can_be_pickled(name):
+    env = envs.make(name)
+    again = pickle.loads(pickle.dumps(env))
+    same(again.reset(random.key(0)), env.reset(random.key(0)), rtol=0, atol=0)
+    assert again.step.__doc__ == env.step.__doc__ and env.step.__doc__.splitlines()[0].endswith(".")

@@ -3,6 +3,7 @@
 Row 0 of the screen is on top. A table of N actors (fish, bullets, ...) has their columns, int64 [N]: 0 to 9, or -1 for an empty entry.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -96,14 +97,15 @@ def game(
     colours: Sequence[draw.Colour],
 ) -> Env:
     """Return a game with observations bool [10, 10, C], and pictures of them in one colour for each channel, later ones on top."""
-
-    def render(state: Any, p: Any) -> torch.Tensor:
-        """Return a picture of the observation, uint8 [240, 240, 3]."""
-        observation = observe(state, p)
-        picture = grid.board((SIZE, SIZE), observation.device)
-        for where, colour in zip(observation.unbind(-1), colours, strict=True):
-            picture = draw.paint(picture, grid.tiles(picture, where), colour)
-        return draw.to_uint8(picture)
-
-    observations = Binary((SIZE, SIZE, len(colours)), layout="hwc")
+    observations, render = Binary((SIZE, SIZE, len(colours)), layout="hwc"), functools.partial(_picture, observe, colours)
+    render.__doc__ = _picture.__doc__
     return checked(Env(name, reset, step, observations, ACTIONS, params, MAX_STEPS, render), state_kind)
+
+
+def _picture(observe: Callable[[Any, Any], torch.Tensor], colours: Sequence[draw.Colour], state: Any, p: Any) -> torch.Tensor:
+    """Return a picture of the observation, uint8 [240, 240, 3]."""
+    observation = observe(state, p)
+    picture = grid.board((SIZE, SIZE), observation.device)
+    for where, colour in zip(observation.unbind(-1), colours, strict=True):
+        picture = draw.paint(picture, grid.tiles(picture, where), colour)
+    return draw.to_uint8(picture)
