@@ -150,6 +150,21 @@ def scheduled(exploration: schedules.Schedule, num_steps: torch.Tensor, like: to
     return value.to(like.dtype, copy=True)
 
 
+def random_share(exploration: schedules.Schedule | None, hparams: Any, num_steps: torch.Tensor, start: int = 0) -> torch.Tensor:
+    """Return the probability [] of a random action: that of the user's schedule; None: linear, as the options say, after ``start`` steps.
+
+    Example:
+        >>> import funrl
+        >>> hparams = funrl.algos.dqn.DQNConfig(epsilon_start=1.0, epsilon_end=0.0, epsilon_steps=torch.tensor(10.0))
+        >>> random_share(None, hparams, torch.tensor(105), 100)
+        tensor(0.5000)
+    """
+    if exploration is not None:
+        return scheduled(exploration, num_steps, hparams.gamma)
+    steps = (num_steps - start).clamp(min=0)
+    return schedules.linear(hparams.epsilon_start, hparams.epsilon_end, hparams.epsilon_steps)(steps)
+
+
 def with_default(loss: Any, default: Callable[..., Any], *, needed: tuple[str, ...] = (), **further: Any) -> Callable[..., Any]:
     """Return a loss of the user's own with the signature that the algorithm calls, or ``default`` if it is None.
 

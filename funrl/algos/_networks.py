@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from funrl import distributions, nn, random, tree
-from funrl.algos.images import encoder
+from funrl.algos.images import check_layers, encoder
 from funrl.env import AnyEnv
 from funrl.spaces import Box, Dict, Tuple
 
@@ -257,6 +257,7 @@ def q_network(
     num_actions = env.action_space.n
     if network is not None:
         return batchwise("network", network, env.observation_space, num_actions, *((num_atoms,) if num_atoms > 1 else ()))
+    check_layers(config, env)
     activation = nn.activation_function("activation", config.activation)
 
     def layers(cells: tuple[int, ...], *head: int) -> nn.Net:

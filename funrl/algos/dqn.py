@@ -7,11 +7,11 @@ import torch
 from funrl import buffers, nn, optim, random, schedules, tree
 from funrl.algos import off_policy
 from funrl.algos._algorithm import Algorithm
-from funrl.algos._arguments import configure, scheduled, with_default
+from funrl.algos._arguments import configure, random_share, with_default
 from funrl.algos._networks import q_network
 from funrl.algos._off_policy_parts import minimize, start_optimizer
 from funrl.algos._state import ActorParams, Learned
-from funrl.algos.images import ImageConfig, check_layers
+from funrl.algos.images import ImageConfig
 from funrl.env import AnyEnv, Transition
 from funrl.losses import c51_loss, dqn_loss
 from funrl.typing import Loss, Metrics
@@ -114,8 +114,6 @@ def make(
     """
     config, given = configure(DQNConfig, options, network=network, optimizer=optimizer, buffer=buffer, exploration=exploration, loss=loss)
     off_policy.check("DQN", env, config, discrete=True, observations="any" if network is not None else "images")
-    if network is None:
-        check_layers(config, env)
     if not config.v_min < config.v_max:
         raise ValueError(f"v_min, v_max: expected v_min < v_max, got {config.v_min} and {config.v_max}")
     atoms = config.num_atoms if config.c51 else 1
@@ -159,10 +157,7 @@ def make(
         return values(params.network, observation).argmax(-1)
 
     def schedule(hparams: DQNConfig, num_steps: torch.Tensor) -> tuple[torch.Tensor, Any]:
-        if exploration is not None:
-            return scheduled(exploration, num_steps, hparams.gamma), ()
-        steps = (num_steps - config.learning_starts).clamp(min=0)
-        return schedules.linear(hparams.epsilon_start, hparams.epsilon_end, hparams.epsilon_steps)(steps), ()
+        return random_share(exploration, hparams, num_steps, config.learning_starts), ()
 
     spec = off_policy.Learner(init, learn, sample, greedy, schedule)
     replay = buffers.prioritized(config.buffer_size, config.priority_alpha, config.priority_beta) if config.prioritized else None

@@ -7,7 +7,7 @@ import torch
 from funrl import nn, optim, random, schedules, spaces, tree
 from funrl.algos import on_policy
 from funrl.algos._algorithm import Algorithm, in_dtype_of
-from funrl.algos._arguments import configure, scheduled
+from funrl.algos._arguments import configure, random_share
 from funrl.algos._heads import project_action
 from funrl.algos._networks import q_network
 from funrl.algos._state import ActorParams
@@ -140,9 +140,7 @@ def make(
         return error, {"critic_loss": error.detach(), "q_mean": value.detach().mean()}
 
     def schedule(hparams: PQNConfig, num_steps: torch.Tensor) -> Metrics:
-        if exploration is not None:
-            return {"random": scheduled(exploration, num_steps, hparams.gamma)}
-        return {"random": schedules.linear(hparams.epsilon_start, hparams.epsilon_end, hparams.epsilon_steps)(num_steps)}
+        return {"random": random_share(exploration, hparams, num_steps)}
 
     spec = on_policy.Learner(q_net.init, act, greedy, prepare, own_loss, config.num_epochs, config.num_minibatches, schedule=schedule)
     return on_policy.make("pqn", env, config, spec, given, apply=q_net.apply)
