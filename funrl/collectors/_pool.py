@@ -116,7 +116,7 @@ class Pool:
         return self.transport.batch(batch.worker, batch.slot, batch.value, self.facts[batch.worker], self.steps[batch.worker])
 
     def take(self, batch: FinishedBatch) -> None:
-        """Free the slot of a batch that :meth:`next` returned, after it was read; until then it is collected again if the worker is lost."""
+        """Free the slot of a batch of :meth:`next` after it was read; before that it is collected again if its worker is lost."""
         self.pending[batch.worker].remove((batch.slot, batch.number))
 
     def drop(self) -> None:
