@@ -27,9 +27,9 @@ class Memory(tree.Replaceable):
 
 @tree.dataclass
 class ActorState(tree.Replaceable):
-    """The state before or after a rollout: of one environment or B environments, and the memory of a recurrent policy.
+    """The state from which a rollout begins: environments, their latest timesteps, and the memory of a recurrent policy.
 
-    ``ActorState(*env.reset(key, env_params))`` is that of one environment; :func:`start` also makes B copies, and a memory.
+    ``ActorState(*env.reset(key, env_params))`` makes one from a reset; :func:`start` also makes B copies, and a memory.
 
     Attributes:
         env: the state of the environment, as ``env.reset`` and ``env.step`` return it; leaves [...] or [B, ...].
@@ -148,7 +148,7 @@ def checked(what: str, actor: Any, env: AnyEnv, act: Any = None) -> tuple[ActorS
 
 
 def check_reward(what: str, timestep: Timestep, env: AnyEnv) -> None:
-    """Raise a ValueError unless there is one reward for each flag.
+    """Raise a ValueError unless ``reward`` and ``terminated`` have the same shape.
 
     Example:
         >>> import funrl
@@ -157,8 +157,8 @@ def check_reward(what: str, timestep: Timestep, env: AnyEnv) -> None:
     """
     if timestep.reward.shape != timestep.terminated.shape:
         raise ValueError(
-            f"{what}: env: expected one reward for each copy, {list(timestep.terminated.shape)} as terminated is, but {env.name} gives "
-            f"{list(timestep.reward.shape)}; if several agents have different rewards, give their sum, or that of one of them"
+            f"{what}: env: expected one reward for each copy, {list(timestep.terminated.shape)} like terminated, but {env.name} gives "
+            f"{list(timestep.reward.shape)}; if several agents have different rewards, return their sum, or the reward of one agent"
         )
 
 
@@ -208,7 +208,9 @@ def chooser(act: Act | StatefulPolicy | None, env: AnyEnv) -> Callable[[Any, tor
 
 
 def host_chooser(params: Any, act: Act | StatefulPolicy | None) -> Callable[[Any, Any, Any], tuple[Any, Any, Any]]:
-    """Return ``choose(choice, memory, observation) -> (memory, action, extras)`` for the choices that :func:`draw` drew.
+    """Return ``choose(choice, memory, observation) -> (memory, action, extras)``.
+
+    ``choice`` is an entry of ``choices`` from :func:`draw`: the keys of the actions, or without a policy the random actions themselves.
 
     Example:
         >>> import funrl

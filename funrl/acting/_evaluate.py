@@ -53,8 +53,8 @@ def evaluate(
         act: ``act(params, key, observation) -> (action, extras)`` for a single observation, or a
             :class:`funrl.policies.StatefulPolicy`. None: random actions.
         num_episodes: N >= 1.
-        max_steps: the number of steps after which an episode is given up, and counts as not ``finished``; ``env.max_episode_steps`` by
-            default, whatever limit ``env_params`` has.
+        max_steps: the number of steps after which an episode that has not ended is stopped, and counts as not ``finished``; None:
+            ``env.max_episode_steps``, even if ``env_params`` has another limit.
 
     Returns:
         An :class:`Evaluation` with leaves [N].
@@ -98,7 +98,7 @@ def _play(
     lanes: tuple[int, ...],
     max_steps: int,
 ) -> Evaluation:
-    """Play the first episode of each copy: of ``lanes`` vmapped copies, or of the copies of ``env``."""
+    """Play the first episode of each copy: of ``lanes[0]`` vmapped copies of an Env; if ``lanes`` is (), of those of a VectorEnv."""
     reset_key, step_key = random.split(key).unbind(0)
     actor = start(reset_key, env_params, env=env, num_envs=lanes[0] if lanes else None, act=act, params=params)
     timestep = actor.timestep

@@ -14,7 +14,7 @@ from funrl.typing import Act
 
 
 def step_mdp(key: torch.Tensor, actor: ActorState, env_params: Any, *, env: AnyEnv) -> ActorState:
-    """Return the actor for the next step: ``actor`` itself, or if its episode is over, a new episode.
+    """Reset the environments whose episode has ended, and return the actor for the next step.
 
     Args:
         key: a key [], for the resets.
@@ -111,7 +111,7 @@ def restart(key: torch.Tensor, env_state: Any, last: Timestep, where: torch.Tens
 
 
 def cleared(last: Timestep | Transition, observation: Any, info: Any) -> Timestep:
-    """Return the timestep after the resets. Only observation and info have to be carried; the other fields follow from the last timestep.
+    """Return the timestep after resets, with the given observation and info: no flag is set, and rewards of ended episodes are 0.
 
     Example:
         >>> import funrl
@@ -279,8 +279,8 @@ def rollout(
         The actor after the steps, and a :class:`~funrl.env.Transition` with leaves [T, ...] or [T, B, ...].
 
     Raises:
-        TypeError: if ``act`` is neither a function nor a StatefulPolicy, or ``actor`` neither an ActorState nor what
-            ``env.reset`` returned.
+        TypeError: if ``act`` is neither a function nor a StatefulPolicy, or ``actor`` is neither an ActorState nor the
+            result of ``env.reset``.
         ValueError: if ``num_steps`` is less than 1, the shape of ``key`` is none of these, ``actor`` is not batched as ``env`` is or lacks
             the memory of a recurrent policy, or there is not one reward for each environment.
 
@@ -332,7 +332,7 @@ def rollout(
 
 
 def _pack(env_params: Any) -> Callable[[], Any]:
-    """Pack ``env_params`` into one vector for each dtype, as a loop has a cost for every tensor that it reads; return the inverse."""
+    """Pack ``env_params`` into one vector for each dtype; return a function that unpacks them. A loop that reads few tensors is faster."""
     values, form = tree.flatten(env_params)
     dtypes = dict.fromkeys(x.dtype for x in values)  # a dict, as the order of a set may differ between processes
     vectors = {dtype: tree.ravel([x for x in values if x.dtype == dtype]) for dtype in dtypes}

@@ -33,8 +33,8 @@ class OffPolicyConfig(tree.Replaceable):
         num_updates: gradient steps in one update; with T * B there is one for each environment step.
         batch_size: transitions in a gradient step.
         buffer_size: capacity of the replay buffer, in transitions.
-        n_step: n, the number of rewards that are summed before the bootstrap (fewer at the end of a rollout); at most ``num_steps``. If it
-            is greater than 1, a transition keeps the gamma with which it was written.
+        n_step: n, the number of rewards that are summed before the bootstrap (fewer at the end of a rollout); at most ``num_steps``. With n
+            > 1, a change of ``gamma`` has no effect on transitions that are already in the buffer.
         learning_starts: environment steps with random actions, before the first gradient step.
         num_cells: widths of the hidden layers of every network.
         activation: activation of the hidden layers, as for :func:`funrl.nn.mlp`.
@@ -209,7 +209,7 @@ def _exploration(spec: Learner, config: Any, hparams: Any, num_steps: torch.Tens
 
 
 def _example(env: AnyEnv, config: Any, observation: Any, zero: torch.Tensor, timed: bool) -> Transition:
-    """Return an example of an item of the buffer; it has a discount with n-step returns, and if the steps of ``env`` are ``timed``."""
+    """Return an example of a buffer item. It has a discount with n-step returns, or if ``timed``: ``env`` returns one for each step."""
     observation, flag = tree.to(observation, zero.dtype), torch.zeros_like(zero, dtype=torch.bool)
     kind = torch.int64 if isinstance(env.action_space, Discrete) else zero.dtype
     action = torch.zeros(env.action_space.shape, dtype=kind, device=zero.device)
@@ -226,9 +226,10 @@ def _start_buffer(buffer: buffers.Buffer, example: Transition) -> Any:
 
 
 def _rows(env: AnyEnv, config: Any, samples: Transition, hparams: Any, ordered: bool) -> Transition:
-    """Return the rows for the buffer, leaves [T * B, ...]; with n-step returns each has its discount.
+    """Return the transitions for the buffer, leaves [T * B, ...]; n-step transitions have a ``discount`` in their extras.
 
-    Those of a collector, whose next batch may come from another worker, are truncated at their breaks if the buffer is ``ordered``.
+    ``ordered``: the buffer needs consecutive steps of each environment. The next batch of a collector may come from another worker, so the
+    last step before such a gap is marked as truncated.
     """
     start = _first(env)
     if ordered and isinstance(samples.place, Place):
@@ -245,21 +246,22 @@ def _rows(env: AnyEnv, config: Any, samples: Transition, hparams: Any, ordered: 
 
 def _check_discounts(timed: bool, config: Any, buffer: buffers.Buffer) -> None:
     if timed and (config.n_step > 1 or buffer.num_envs is not None):
-        expected = "n_step = 1 and a buffer that does not change rewards, as the steps of the environment have discounts of their own"
+        expected = "n_step = 1 and a buffer that does not change rewards, as the environment returns a discount for each step"
         _check.fail(ValueError, "n_step, buffer", expected, f"n_step = {config.n_step}")
 
 
 def _check_sizes(config: Any, spec: Learner, buffer: buffers.Buffer, own: bool) -> None:
     num = config.num_envs * config.num_steps
     if num > buffer.capacity and own:
-        raise ValueError(f"buffer: it holds {buffer.capacity} items, less than the {num} transitions of one step; make a larger one")
+        raise ValueError(f"buffer: it holds {buffer.capacity} items, less than the {num} transitions of one update; make a larger one")
     if num > buffer.capacity:
         raise ValueError(
-            f"buffer_size: {config.buffer_size} is less than the {config.num_envs} * {config.num_steps} transitions of one step; raise it"
+            f"buffer_size: {config.buffer_size} is less than the {config.num_envs} * {config.num_steps} transitions of one update; "
+            "increase it"
         )
     if buffer.num_envs not in (None, config.num_envs):
         raise ValueError(
-            f"buffer: its items come from {buffer.num_envs} environments in turn, and num_envs is {config.num_envs}; make both equal"
+            f"buffer: it was made for num_envs = {buffer.num_envs}, but the algorithm has num_envs = {config.num_envs}; make both equal"
         )
     if buffer.num_envs is not None and config.n_step > 1:
         raise ValueError(f"buffer, n_step: expected n_step = 1 with a buffer that changes rewards, got {config.n_step}; leave n_step out")
@@ -277,7 +279,7 @@ def _check_batches(batches: Any, config: Any) -> None:
 
 
 def _set_priorities(buffer: buffers.Buffer, memory: Any, batches: buffers.Sample, error: torch.Tensor, learning: torch.Tensor) -> Any:
-    """Set the priorities of the sampled items to their errors, if there are priorities; before learning all have the greatest."""
+    """If there are priorities, set those of the sampled items to their TD errors; before ``learning_starts``, to the greatest one."""
     if buffer.update_priority is None:
         return memory
     priority = torch.where(learning, error, memory.exponents.greatest)
@@ -294,7 +296,7 @@ def fit(
         config: has ``num_updates`` U.
         learned: the state that the steps change.
         keys: int64 [U], a key for each step.
-        batches: leaves [U, N, ...]; transitions with a ``discount`` among their extras have that in the place of gamma.
+        batches: leaves [U, N, ...]; if the extras have a ``discount``, it is used instead of ``hparams.gamma``.
         hparams: the hyperparameters.
 
     Example:

@@ -75,7 +75,7 @@ class Learner(NamedTuple):
     Attributes:
         init: ``init(key, observation) -> network``: the initial parameters.
         act: the exploring policy, which takes :class:`~funrl.algos.ActorParams`: a function ``act(params, key, observation) -> (action,
-            extras)`` or a :class:`funrl.policies.StatefulPolicy`. Its extras have ``unclipped_action``, the action that is learned from.
+            extras)`` or a :class:`funrl.policies.StatefulPolicy`. Its extras have ``unclipped_action``, the action for the learner.
         greedy: the policy without exploration, of the same kind.
         prepare: ``prepare(network, samples, hparams) -> rows``: make the training data, leaves [N, ...], once per update from a
             :class:`~funrl.env.Transition` of leaves [T, B, ...] and the network that acted. ``hparams.gamma`` is [], or [T, B] if the
@@ -92,7 +92,7 @@ class Learner(NamedTuple):
             steps.
         stop: ``stop(metrics, hparams) -> bool []``: True if the update ends before the gradient step that has these metrics.
         describe: ``describe(rows) -> metrics``: metrics of all rows together.
-        normalized: names of fields [N, ...] of the rows that each minibatch has normalised, by
+        normalized: names of fields [N, ...] of the rows that are normalised within each minibatch, by
             :func:`funrl.losses.normalize_advantage`.
         extras: names of further extras of ``act`` that are needed for learning.
         needed: names of metrics of the loss that the learner reads.
@@ -124,8 +124,8 @@ def make(
     """Make an :class:`~funrl.algos.Algorithm` from a :class:`Learner`.
 
     An update takes ``num_epochs`` times ``num_minibatches`` steps of Adam in a scan, and clips the norm of the gradient. Continuous actions
-    are projected into the action space for the environment only: the learner uses the actions before that, ``unclipped_action`` in the
-    extras of ``act``.
+    are projected into the action space for the environment only: the learner uses the actions before projection, which are
+    ``unclipped_action`` in the extras of ``act``.
 
     With a host environment, ``step`` is a Python loop that calls two compiled programs, ``act`` and ``learn``. Such a step can be neither
     compiled nor vmapped.
@@ -141,8 +141,8 @@ def make(
 
     Returns:
         The algorithm. Its metrics are ``steps``, those of the episodes, those of the loss and ``gradient_norm`` (means over gradient steps)
-        and, without an optimizer of the user's own, ``learning_rate``. If updates may stop early, means are over the steps up to and
-        including the one that stopped, and ``learned_fraction`` is the fraction of steps before it.
+        and, without an optimizer of the user's own, ``learning_rate``. If updates may stop early, the means include the gradient
+        step at which the update stopped, which is not applied; ``learned_fraction`` is the fraction of steps before it.
 
     Example:
         >>> import funrl
@@ -261,7 +261,7 @@ def _minibatches(key: torch.Tensor, rows: Any, spec: Learner) -> torch.Tensor:
 
 
 def clipped_adam(learning_rate: Any, max_grad_norm: Any) -> optim.Optimizer:
-    """Return Adam with epsilon 1e-5, as is usual for policy gradients, for gradients of clipped norm; all parameters form one vector.
+    """Return an optimizer that clips the global norm of the gradient, and then applies Adam with epsilon 1e-5, on one flat vector.
 
     Example:
         >>> updates, _ = (adam := clipped_adam(0.1, 0.5)).update(torch.ones(4), adam.init(torch.zeros(4)), torch.zeros(4))
@@ -276,7 +276,7 @@ def networks(config: Any, env: AnyEnv, network: Any = None) -> actor_critic.Netw
 
     Args:
         config: an :class:`ActorCriticConfig`; perhaps with ``recurrent`` and ``recurrent_size``, as :class:`funrl.algos.ppo.PPOConfig`.
-        env: the environment, which :func:`check_actor_critic` let pass.
+        env: the environment, already checked by :func:`check_actor_critic`.
         network: a net or a :class:`funrl.policies.ActorCritic` of the user's own, as for :func:`funrl.algos.ppo.make`.
 
     Returns:

@@ -90,12 +90,12 @@ def make(
             ``max_grad_norm``. With an optimizer these options cannot be given, and have no effect in ``learner.hparams``.
         loss: ``loss(params, rows, hparams, *, default, apply) -> (loss, metrics)`` instead of :func:`funrl.losses.ppo_loss`.
             ``default(params, rows, hparams)`` computes the original loss, ``rows`` is a :class:`~funrl.losses.PPOBatch` whose advantages
-            are normalised already, and ``apply(params, observation)`` returns the distribution and the value. Its metrics, tensors []
-            without gradient, are added to those of a step; one of them must be ``approximate_kl``. :func:`with_drift` makes such a loss of
-            a drift function, for example of :func:`funrl.losses.dpo_drift`.
+            are normalised already (with ``normalize_advantage``), and ``apply(params, observation)`` returns the distribution and the
+            value. ``metrics`` are tensors [] without gradient, among them ``approximate_kl``; they are added to the metrics of a step.
+            :func:`with_drift` makes such a loss from a drift function, for example from :func:`funrl.losses.dpo_drift`.
         popart: a value head with normalised outputs for each task, from :func:`funrl.nn.popart`. Advantages are then divided by the scale
             of their task. The metric ``value_loss`` and the values in the rows of a ``loss`` are normalised, but the ``value`` of ``act``
-            is not. The statistics are the entry ``popart`` of the network's parameters, which weight decay would decay too.
+            is not. The statistics are the entry ``popart`` of the network's parameters; weight decay would change them.
         **options: fields of :class:`PPOConfig`.
 
     Returns:
@@ -115,8 +115,8 @@ def make(
 
     Reference: J. Schulman, F. Wolski, P. Dhariwal, A. Radford, O. Klimov, "Proximal Policy Optimization Algorithms", 2017,
         arXiv:1707.06347; details as in S. Huang et al., "The 37 Implementation Details of Proximal Policy Optimization", 2022.
-        Deviations: observation moments are updated between updates and not at each step; ``target_kl`` stops before the step
-        whose KL divergence exceeds it.
+        Deviations: the running mean and variance of observations change once in each update, not at each environment step;
+        ``target_kl`` stops before the gradient step whose KL divergence exceeds it.
     """
     config, given = configure(PPOConfig, options, network=network, optimizer=optimizer, loss=loss, popart=popart)
     return build("ppo", env, config, given)
@@ -133,14 +133,14 @@ def build(
     split: Callable[[Any], torch.Tensor] | None = None,
     describe: Callable[[PPOBatch], dict[str, torch.Tensor]] = lambda batch: {},
 ) -> Algorithm:
-    """Make PPO from a configuration that may have further options: for algorithms that are PPO except for environment or loss.
+    """Make an algorithm that differs from PPO only in its environment or its loss; its configuration may have further options.
 
     Args:
         name: of the algorithm.
         env: the environment.
         config: a :class:`PPOConfig`, or an instance of a class that inherits from it.
         given: by name, the parts that the user gave instead of PPO's own, as :func:`make` takes them.
-        nets: networks like those that :func:`funrl.algos.on_policy.networks` returns; None: those.
+        nets: networks as :func:`funrl.algos.on_policy.networks` returns them; None: the result of that function.
         further_loss: ``further_loss(params, inputs, hparams) -> (loss, metrics)``, which is added to the loss; ``inputs`` are those of
             ``nets`` for a minibatch.
         split: ``split(inputs) -> weights [K, N]``, 1 where a row is of a task and else 0. There is then a gradient for each of the K tasks,
@@ -156,7 +156,7 @@ def build(
         'mine'
     """
     if split is not None and further_loss is not None:
-        raise ValueError("further_loss, split: expected one of them, got both; each task would count the further loss")
+        raise ValueError("further_loss, split: expected one of them, got both; a further loss belongs to no single task")
     network, popart = given.get("network"), given.get("popart")
     _check_config(config, env, network)
     if popart is None:
@@ -222,5 +222,5 @@ def _check_config(config: PPOConfig, env: AnyEnv, network: Any) -> None:
     on_policy.check_actor_critic(config, env, network)
     actor_critic.check_recurrent(config)
     if config.normalize_observation and not is_vector(env.observation_space):
-        raise ValueError(f"normalize_observation: is for vectors, but {env.name} has {env.observation_space}; leave it off")
+        raise ValueError(f"normalize_observation: expected vectors, but {env.name} has {env.observation_space}; set it to False")
     on_policy.check_minibatches(config)

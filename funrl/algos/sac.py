@@ -47,17 +47,17 @@ def make(
         actor: a net from observations [N, ...] to [N, 2A], the parameters of a :class:`~funrl.distributions.TanhNormal`; None: the network
             that the options describe.
         critic: a net from observations [N, ...] and actions [N, A] to [N, 1], which is used for each critic; None: the network that the
-            options describe. :func:`funrl.nn.from_module` makes a net from a torch module. A module for critics needs an ``init``,
-            as both would otherwise begin with its own parameters.
+            options describe. :func:`funrl.nn.from_module` makes a net from a torch module. For the critics give it
+            ``init=``, because both critics would otherwise start with the same parameters, those of the module.
         optimizer: any :class:`funrl.optim.Optimizer`, with its own state for each part of the parameters; None: Adam with the options
             ``learning_rate`` and ``anneal_steps``. With an optimizer these options cannot be given, and have no effect in
             ``learner.hparams``.
         buffer: any buffer of :mod:`funrl.buffers` that samples single transitions; None: :func:`funrl.buffers.uniform`.
         exploration: a schedule of :mod:`funrl.schedules`, or another function of the number of environment steps so far, int64 []. It
-            returns the share of uniformly random actions, in [0, 1]; None: all actions are drawn from the policy.
+            returns the probability of a uniformly random action, in [0, 1]; None: all actions are drawn from the policy.
         loss: ``loss(params, target, key, batch, *, default, **options) -> (loss, metrics)`` instead of :func:`funrl.losses.sac_loss`.
-            ``default(params, target, key, batch, **options)`` computes the original loss. Its metrics, tensors [] without gradient, are
-            added to those of a step; one of them must be ``td_error`` [N].
+            ``default(params, target, key, batch, **options)`` computes the original loss. ``metrics`` are tensors without gradient:
+            ``td_error`` [N], which is required, and others []. They are added to the metrics of a step.
         **options: fields of :class:`SACConfig`.
 
     Returns:

@@ -128,7 +128,7 @@ WHOLE = policies.actor_critic(nn.mlp((8,)), nn.mlp((), 2), nn.mlp((), 1), distri
         ("sac", dict(buffer=buffers.uniform(64), buffer_size=64), ValueError, "buffer, buffer_size: expected one of them, got both"),
         ("dqn", dict(buffer=buffers.uniform(64), prioritized=True), ValueError, "buffer, prioritized: expected one of them, got both"),
         ("dqn", dict(buffer=buffers.uniform), TypeError, "buffer: expected a funrl.buffers.Buffer, got the function uniform"),
-        ("dqn", dict(buffer=buffers.uniform(4)), ValueError, "buffer: it holds 4 items, less than the 8 transitions of one step"),
+        ("dqn", dict(buffer=buffers.uniform(4)), ValueError, "buffer: it holds 4 items, less than the 8 transitions of one update"),
         ("td3", dict(actor=nn.mlp((), 1), critic=nn.mlp((), 1), num_cells=(8,)), ValueError, "actor, critic, num_cells: expected one of"),
         ("sac", dict(critic=nn.from_module(torch.nn.Linear(4, 1))), ValueError, "critic: expected parameters that depend on the key"),
         ("ppo", dict(loss="mse"), TypeError, "loss: expected a function, got a str"),
@@ -600,7 +600,7 @@ def test_a_buffer_of_sequences_is_an_error():
 
 def test_a_buffer_of_the_users_own_may_be_larger_than_the_default():
     assert make("dqn", buffer=buffers.uniform(200_000), num_envs=64, num_steps=2000).config.num_envs == 64
-    with pytest.raises(ValueError, match=r"buffer_size: 100 is less than the 64 \* 2 transitions of one step; raise it"):
+    with pytest.raises(ValueError, match=r"buffer_size: 100 is less than the 64 \* 2 transitions of one update; increase it"):
         make("dqn", num_envs=64, num_steps=2, buffer_size=100)
 
 

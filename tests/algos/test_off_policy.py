@@ -363,7 +363,7 @@ MESSAGES = [
         (kind, None, dict(policy_delay=2, num_updates=3), "policy_delay: expected a divisor of num_updates = 3, got 2")
         for kind in ("td3", "redq", "crossq")
     ),
-    ("sac", None, dict(buffer_size=7), "buffer_size: 7 is less than the 2 * 4 transitions of one step; raise it"),
+    ("sac", None, dict(buffer_size=7), "buffer_size: 7 is less than the 2 * 4 transitions of one update; increase it"),
     ("sac", None, dict(gamma=1.1), "gamma: expected a number in [0, 1], got 1.1"),
     ("sac", None, dict(initial_alpha=0.0), "initial_alpha: expected a number above 0, got 0.0"),
     ("sac", None, dict(batch_size=0), "batch_size: expected a number of at least 1, got 0"),

@@ -355,7 +355,7 @@ def test_bytes_count_from_0_to_1_and_channels_come_last():
     value = lambda x: algo.act(params, random.key(1), x)[1]["value"]  # noqa: E731
     torch.testing.assert_close(value((x * 255).to(torch.uint8)), value((x * 255).to(torch.uint8) / 255))
     assert params.network["value"]["below"][0]["weight"].shape == (4, 1, 3, 3)
-    with pytest.raises(ValueError, match=r"normalize_observation: is for vectors, but .* has Box"):
+    with pytest.raises(ValueError, match=r"normalize_observation: expected vectors, but .* has Box"):
         ppo.make(env, normalize_observation=True)
 
 

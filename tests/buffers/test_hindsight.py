@@ -170,7 +170,7 @@ def test_wrong_arguments():
         with pytest.raises((ValueError, TypeError), match=message):
             buffers.hindsight(64, **{"reward": good, **options})
     make = lambda buffer, **options: funrl.algos.dqn.make(env, buffer=buffer, num_envs=2, num_steps=4, **options)  # noqa: E731
-    with pytest.raises(ValueError, match="come from 1 environments in turn, and num_envs is 2"):
+    with pytest.raises(ValueError, match="made for num_envs = 1, but the algorithm has num_envs = 2"):
         make(buffers.hindsight(64, good))
     with pytest.raises(ValueError, match="buffer, n_step: expected n_step = 1"):
         make(buffers.hindsight(64, good, num_envs=2), n_step=2)

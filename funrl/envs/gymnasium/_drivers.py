@@ -202,7 +202,7 @@ class Workers(_Driver):
         process.join(1.0)
         code = process.exitcode
         if code is None:
-            how = "hung up"
+            how = "closed its connection"
         else:
             how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         return HostError(f"{self.name_of(i)} {how} before it answered {verb}; all copies are closed: make a new environment")
