@@ -338,6 +338,7 @@ def overload(operator: Any) -> str:
     return operator._overloadname
 
 
+@functools.cache
 def is_composite(operator: Any) -> bool:
     """Return whether torch itself always decomposes an operator into simpler ones."""
     return operator._can_decompose()
