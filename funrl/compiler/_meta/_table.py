@@ -27,7 +27,8 @@ def on_meta(func: Any, args: Any, kwargs: Any) -> Any:
     """Run an operator on meta tensors, to infer the shapes, strides and dtypes of its results."""
     rule = known(func)
     if rule is not None:
-        return rule(*args, **kwargs)
+        with private.no_function_modes():  # a mode is called for each attribute of a tensor
+            return rule(*args, **kwargs)
     if takes_device(func):
         kwargs = {**kwargs, "device": "meta"}
     with private.no_dispatch():  # the trace may be active
