@@ -69,7 +69,7 @@ def check(name: str, config: AnalyticConfig, env: AnyEnv, actor: Any) -> None:
         if not isinstance(env.observation_space, spaces.Box) or len(env.observation_space.shape) != 1:
             raise ValueError(f"env: {name} needs vectors, but {env.name} has {env.observation_space}; give an actor of your own")
     if config.normalize_observation and not is_vector(env.observation_space):
-        raise ValueError(f"normalize_observation: is for vectors, but {env.name} has {env.observation_space}; set it to False")
+        raise ValueError(f"normalize_observation: expected vectors, but {env.name} has {env.observation_space}; set it to False")
     _check.fields(config, "[1, inf)", "num_steps")
     _check.fields(config, "[-20, 2]", "initial_log_std")
 

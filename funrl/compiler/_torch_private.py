@@ -38,6 +38,7 @@ from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
 
 functorch: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]  (a part of C without stubs)
 no_dispatch: Any = torch._C._DisableTorchDispatch  # pyright: ignore[reportAttributeAccessIssue]
+no_function_modes: Any = torch._C.DisableTorchFunction
 no_torch_function: Any = torch._C._disabled_torch_function_impl  # pyright: ignore[reportAttributeAccessIssue]
 
 _NAMES = {
@@ -338,6 +339,7 @@ def overload(operator: Any) -> str:
     return operator._overloadname
 
 
+@functools.cache
 def is_composite(operator: Any) -> bool:
     """Return whether torch itself always decomposes an operator into simpler ones."""
     return operator._can_decompose()

@@ -475,7 +475,7 @@ def test_dicts_that_do_not_fit():
     space = spaces.Dict({"lives": spaces.Discrete(3), **env.observation_space.spaces})
     with pytest.raises(ValueError, match=r"env: expected observations that are vectors .* or a Dict of both, got Discrete.* in Dict"):
         algos.ppo.make(env._replace(observation_space=space))
-    with pytest.raises(ValueError, match="normalize_observation: is for vectors"):
+    with pytest.raises(ValueError, match="normalize_observation: expected vectors"):
         algos.ppo.make(env, normalize_observation=True)
     with pytest.raises(ValueError, match="with networks of your own for actor and critic it accepts any observations"):
         algos.sac.make(with_a_picture(funrl.envs.make("Pendulum-v1")))

@@ -28,9 +28,9 @@ class Record(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if func not in _table.TABLE and not func._schema.is_mutable and not func.is_view:
+        known = private.decompositions()
+        if func not in _table.TABLE and (func in known or private.is_composite(func)):
             with self:
-                known = private.decompositions()
                 decomposed = known[func](*args, **kwargs) if func in known else func.decompose(*args, **kwargs)
             if decomposed is not NotImplemented:
                 return decomposed

@@ -1,13 +1,16 @@
 """Lowerings beside torch's own kernels, on OpInfo's samples: a choice of operators here, those of operators.json nightly."""
 
 import json
+import warnings
 
 import pytest
 import torch
+from torch.utils import _pytree as pytree
 
 pytest.importorskip("jax")
 pytest.importorskip("expecttest")
 
+from funrl import compiler
 from tests.compiler import operators
 
 # What most programs are made of, and what is most often wrong: ties, NaN, rounding, wrap-around, indices.
@@ -39,6 +42,51 @@ def test_common_operators(dtype):
             assert found and not missing, name
             calls += found
     assert len(calls) > 20 and not operators.wrong(calls)
+
+
+# Without a lowering of their own, or with gradients that are transposes of one: torch's decompositions have to agree with its kernels.
+DECOMPOSED = """
+    block_diag cdist diag_embed dist masked.normalize nansum renorm rot90 sinc special.entr special.log_ndtr
+    nn.functional.adaptive_avg_pool2d nn.functional.avg_pool2d nn.functional.cross_entropy nn.functional.embedding nn.functional.glu
+    nn.functional.group_norm nn.functional.hardswish nn.functional.mish nn.functional.nll_loss nn.functional.pad.reflect
+    nn.functional.pad.replicate nn.functional.prelu nn.functional.rms_norm nn.functional.scaled_dot_product_attention
+    nn.functional.softshrink nn.functional.unfold
+""".split()
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", DECOMPOSED)
+def test_decomposed_operators_agree_with_kernels(name):
+    """Values and gradients of a compiled operator, beside the same eagerly."""
+    from tests.compiler.opinfo import op_db
+
+    (info,) = [x for x in op_db if x.name + (f".{x.variant_test_name}" if x.variant_test_name else "") == name]
+    torch.manual_seed(0)
+    count = 0
+    for _, sample in zip(range(6), info.sample_inputs("cpu", torch.float64), strict=False):
+        leaves, form = pytree.tree_flatten((sample.input, sample.args, sample.kwargs))
+        floats = {i: x.detach() for i, x in enumerate(leaves) if isinstance(x, torch.Tensor) and x.is_floating_point()}
+        if sample.kwargs.get("dropout_p") or not floats or any(isinstance(x, torch.Tensor) and x.is_complex() for x in leaves):
+            continue
+
+        def both(floats, leaves=leaves, form=form):
+            def run(floats):
+                x, args, kwargs = pytree.tree_unflatten([floats.get(i, x) for i, x in enumerate(leaves)], form)
+                return info.op(x, *args, **kwargs)
+
+            out, pull = torch.func.vjp(run, {i: x.clone() for i, x in floats.items()})
+            return out, pull(torch.ones_like(out) + out.detach().cos())
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                eager = both(floats)
+            except RuntimeError:  # not differentiable in the weights of classes
+                continue
+            compiled = compiler.compile(both, backend="xla")(floats)
+        torch.testing.assert_close(compiled, eager, equal_nan=True, check_stride=False)
+        count += 1
+    assert count
 
 
 @pytest.mark.nightly

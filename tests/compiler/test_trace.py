@@ -938,3 +938,14 @@ def test_products_with_a_transposed_matrix():
     for (a, b), (first, mapped) in zip(pairs, compiled, strict=True):
         same(first, products(a[0], b[0]))
         same(mapped, tree.stack([products(*pair) for pair in zip(a, b, strict=True)]))
+
+
+def test_in_place_powers_and_quotients():
+    """Operators whose overloads have other names in place."""
+
+    def f(x, y):
+        z = x.clone()
+        return z.pow_(y).floor_divide_(x).pow_(2.0)
+
+    x, y = torch.tensor([1.5, 2.5]), torch.tensor([3.0, 2.0])
+    torch.testing.assert_close(compile(f)(x, y), f(x, y))

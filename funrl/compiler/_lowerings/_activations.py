@@ -106,6 +106,13 @@ def _shrink_backward(out, grad, x, lambd):
     return where(lax.le(lax.abs(x), like(x, lambd)), 0, grad)
 
 
+@lowers(aten.softshrink.default)
+def _softshrink(out, x, lambd=0.5):
+    (x,) = operands(out, x)
+    line = like(x, lambd)
+    return where(lax.gt(x, line), lax.sub(x, line), where(lax.lt(x, lax.neg(line)), lax.add(x, line), where(lax.ne(x, x), x, 0)))
+
+
 # Gated units
 
 

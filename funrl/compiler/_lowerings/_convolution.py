@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from jax import lax
 
-from funrl.compiler._lowerings._linalg import transposed, wide
+from funrl.compiler._lowerings._linalg import gradient_of_linear, wide
 from funrl.compiler._lowerings._normalisation import total
 from funrl.compiler._lowerings._table import lowers
 from funrl.compiler._lowerings._taps import tap, windows
@@ -116,7 +116,7 @@ def weight_gradient(x: Any, g: Any, places: Sizes, stride: Sizes, padding: Sizes
         return _unblocked(weight_gradient(x, g, steps, one, (0,) * len(sizes), one, groups), stride)
     if int(np.prod(places)) > MOST_PLACES:
         shape = (g.shape[1], x.shape[1] // groups, *places)
-        return transposed(lambda w: _plain(x, w, sizes, stride, padding, dilation, groups), shape, g)
+        return gradient_of_linear(lambda w: _plain(x, w, sizes, stride, padding, dilation, groups), shape, g)
     n, c = x.shape[:2]
     patches = _patches(x, places, sizes, stride, padding, dilation)
     steps = patches.shape[1]
@@ -139,7 +139,7 @@ def input_gradient(g: Any, w: Any, sizes: Sizes, stride: Sizes, padding: Sizes, 
         return _shifted(x, [(-p, m + p - k) for p, m, k in zip(padding, sizes, x.shape[2:], strict=True)])
     if int(np.prod(places)) > MOST_PLACES:
         shape = (g.shape[0], w.shape[1] * groups, *sizes)
-        return transposed(lambda x: _plain(x, w, rows, stride, padding, dilation, groups), shape, g)
+        return gradient_of_linear(lambda x: _plain(x, w, rows, stride, padding, dilation, groups), shape, g)
     o, c = w.shape[:2]
     g = lax.reshape(g, (g.shape[0], groups, o // groups, *rows))
     w = lax.reshape(w, (groups, o // groups, c, int(np.prod(places))))

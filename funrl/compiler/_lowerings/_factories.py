@@ -34,27 +34,10 @@ def _ones(out, *args, **kwargs):
     return constant(1, out.dtype, tuple(out.shape))
 
 
-@lowers(aten.full.default)
-def _full(out, size, fill_value, **kwargs):
-    return _number(fill_value, out)
-
-
-@lowers(aten.full_like.default)
-def _full_like(out, x, fill_value, **kwargs):
-    return _number(fill_value, out)
-
-
-@lowers(aten.new_full.default)
-def _new_full(out, x, size, fill_value, **kwargs):
-    return _number(fill_value, out)
-
-
-@lowers(aten.scalar_tensor.default)
-def _scalar_tensor(out, s, **kwargs):
-    return _number(s, out)
-
-
-def _number(value, out):
+@lowers(aten.full.default, aten.full_like.default, aten.new_full.default, aten.scalar_tensor.default)
+def _full(out, *args, fill_value=None, **kwargs):
+    """Return the last argument everywhere."""
+    value = args[-1] if fill_value is None else fill_value
     if hasattr(value, "ndim"):
         return expanded(cast(lax.reshape(value, ()), out.dtype), out.shape)
     return constant(value, out.dtype, tuple(out.shape))

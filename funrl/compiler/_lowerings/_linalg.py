@@ -19,7 +19,7 @@ def wide(x: Any) -> Any:
     return lax.convert_element_type(x, jnp.float32) if x.dtype in (jnp.bfloat16, jnp.float16) else x
 
 
-def transposed(f: Any, shape: Any, g: Any) -> Any:
+def gradient_of_linear(f: Any, shape: Any, g: Any) -> Any:
     """Return the gradient of the argument of a linear function ``f``, of ``shape``, where that of its result is ``g``."""
     return jax.linear_transpose(f, jax.ShapeDtypeStruct(tuple(shape), g.dtype))(g)[0]
 
@@ -99,6 +99,11 @@ def _(out: Any, c: Any, a: Any, b: Any, *, beta: float = 1, alpha: float = 1) ->
 @lowers(aten.baddbmm.default)
 def _(out: Any, c: Any, a: Any, b: Any, *, beta: float = 1, alpha: float = 1) -> Any:
     return _plus(out, c, product(a, b, (2, 1), 1), beta, alpha)
+
+
+@lowers(aten.addmv.default)
+def _(out: Any, c: Any, a: Any, b: Any, *, beta: float = 1, alpha: float = 1) -> Any:
+    return _plus(out, c, product(a, b, (1, 0)), beta, alpha)
 
 
 @lowers(aten.addbmm.default)

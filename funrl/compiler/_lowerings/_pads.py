@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 import torch
 
-from funrl.compiler._lowerings._linalg import transposed
+from funrl.compiler._lowerings._linalg import gradient_of_linear
 from funrl.compiler._lowerings._shape import sliced
 from funrl.compiler._lowerings._table import constant, lowers
 
@@ -30,7 +30,7 @@ def _enter(name: str, mode: str) -> None:
     def _(out: Any, grad: Any, x: Any, padding: Any) -> Any:
         if not grad.size or not x.size:
             return constant(0, out.dtype, tuple(out.shape))
-        return transposed(lambda x: _padded(x, padding, mode), x.shape, grad)
+        return gradient_of_linear(lambda x: _padded(x, padding, mode), x.shape, grad)
 
 
 for _n in "123":

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from jax import lax
 
-from funrl.compiler._lowerings._linalg import transposed, wide
+from funrl.compiler._lowerings._linalg import gradient_of_linear, wide
 from funrl.compiler._lowerings._table import lowers
 from funrl.compiler._lowerings._taps import adaptive, maxima, routed, sums, windows
 
@@ -111,7 +111,7 @@ def _adaptive_avg_pool(n: int) -> Any:
 
 
 def _adaptive_avg_pool_backward(n: int) -> Any:
-    return lambda out, g, x: transposed(lambda x: _adaptive_avg_pool(n)(g, x, ()), x.shape, wide(g))
+    return lambda out, g, x: gradient_of_linear(lambda x: _adaptive_avg_pool(n)(g, x, ()), x.shape, wide(g))
 
 
 for n in (2, 3):
@@ -140,7 +140,7 @@ def _avg_pool(n: int) -> Any:
 
 
 def _avg_pool_backward(n: int) -> Any:
-    return lambda out, g, x, *options: transposed(lambda x: _avg_pool(n)(g, x, *options), x.shape, wide(g))
+    return lambda out, g, x, *options: gradient_of_linear(lambda x: _avg_pool(n)(g, x, *options), x.shape, wide(g))
 
 
 for n in (2, 3):

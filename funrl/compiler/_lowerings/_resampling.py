@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from jax import lax
 
-from funrl.compiler._lowerings._linalg import transposed, wide
+from funrl.compiler._lowerings._linalg import wide
 from funrl.compiler._lowerings._table import lowers
-from funrl.compiler._lowerings._taps import sums
+from funrl.compiler._lowerings._taps import sums, transposed
 
 aten = torch.ops.aten
 Rows = tuple[np.ndarray, np.ndarray | None]
@@ -67,26 +67,32 @@ def _binary(weight: Any) -> np.ndarray:
     return np.trunc(weight * (1 << places) + np.sign(weight) * 0.5) / (1 << places)
 
 
-def _enter(name: str, rows: Callable[..., Rows], aligns: bool) -> None:
-    n = int(name[-2])
-
-    def resized(x: Any, shape: Any, *rest: Any) -> Any:
+def _forward(n: int, rows: Callable[..., Rows], aligns: bool) -> Callable[..., Any]:
+    def f(out: Any, x: Any, sizes: Any, *rest: Any) -> Any:
         align, scales = (rest[:1], rest[1:]) if aligns else ((), rest)
         scales = scales or (None,) * n
-        whole = aligns and x.dtype == np.uint8  # which are averaged
+        whole = aligns and not out.dtype.is_floating_point  # bytes, that are averaged
         x = lax.convert_element_type(x, np.float32) if whole else wide(x)
         for d in reversed(range(n)):
-            index, weight = rows(x.shape[2 + d], shape[2 + d], *align, scales[d])
+            index, weight = rows(x.shape[2 + d], out.shape[2 + d], *align, scales[d])
             x = _rounded(sums(x, 2 + d, index, _binary(weight))) if whole else sums(x, 2 + d, index, weight)
         return x
 
-    @lowers(getattr(aten, name).default)
-    def _(out: Any, x: Any, sizes: Any, *rest: Any) -> Any:
-        return resized(x, out.shape, *rest)
+    return f
 
-    @lowers(getattr(aten, f"{name}_backward").default)
-    def _(out: Any, g: Any, sizes: Any, input_size: Any, *rest: Any) -> Any:
-        return transposed(lambda x: resized(x, g.shape, *rest), out.shape, wide(g))
+
+def _backward(n: int, rows: Callable[..., Rows], aligns: bool) -> Callable[..., Any]:
+    def f(out: Any, g: Any, sizes: Any, input_size: Any, *rest: Any) -> Any:
+        align, scales = (rest[:1], rest[1:]) if aligns else ((), rest)
+        scales = scales or (None,) * n
+        shape = tuple(g.shape)
+        g = wide(g)
+        for d in range(n):
+            index, weight = rows(out.shape[2 + d], shape[2 + d], *align, scales[d])
+            g = sums(g, 2 + d, *transposed(index, out.shape[2 + d], weight))
+        return g
+
+    return f
 
 
 for name, rows, aligns in (
@@ -97,4 +103,6 @@ for name, rows, aligns in (
     ("upsample_trilinear3d", _linear, True),
     ("upsample_bicubic2d", _cubic, True),
 ):
-    _enter(name, rows, aligns)
+    n = int(name[-2])
+    lowers(getattr(aten, name).default)(_forward(n, rows, aligns))
+    lowers(getattr(aten, f"{name}_backward").default)(_backward(n, rows, aligns))

@@ -30,13 +30,16 @@ def adaptive(n: int, out: int) -> np.ndarray:
     return np.where(places < last[:, None], places, -1)
 
 
-def _coverers(index: np.ndarray, n: int) -> np.ndarray:
-    """Return for each of ``n`` places the windows that cover it."""
-    rows: list[list[int]] = [[] for _ in range(n)]
+def transposed(index: np.ndarray, n: int, weight: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return for each of ``n`` places the windows that cover it, and the weights it has there."""
+    rows: list[list[tuple[int, Any]]] = [[] for _ in range(n)]
     for o, j in np.argwhere(index >= 0):
-        rows[index[o, j]].append(int(o))
+        rows[index[o, j]].append((int(o), 1 if weight is None else weight[o, j]))
     taps = max((len(row) for row in rows), default=0)
-    return np.array([row + [-1] * (taps - len(row)) for row in rows], np.int64).reshape(n, taps)
+    back = np.array([[o for o, _ in row] + [-1] * (taps - len(row)) for row in rows], np.int64).reshape(n, taps)
+    if weight is None:
+        return back, None
+    return back, np.array([[w for _, w in row] + [0] * (taps - len(row)) for row in rows], weight.dtype).reshape(n, taps)
 
 
 def along(values: np.ndarray, axis: int, shape: Sequence[int]) -> jax.Array:
@@ -152,7 +155,7 @@ def routed(g: Any, where: Any, indices: Sequence[np.ndarray], sizes: Sequence[in
     """Return the gradient of maxima: each ``g`` goes to the place ``where`` (flat over the last dimensions, of ``sizes``) it came from."""
     n = len(sizes)
     axes = range(g.ndim - n, g.ndim)
-    back = [_coverers(index, size) for index, size in zip(indices, sizes, strict=True)]
+    back = [transposed(index, size)[0] for index, size in zip(indices, sizes, strict=True)]
     shape = (*g.shape[: g.ndim - n], *sizes)
     if np.prod([b.shape[1] for b in back]) > 4 * MOST_TAPS:
         return _scattered(g, where, shape, n)

@@ -27,7 +27,8 @@ def on_meta(func: Any, args: Any, kwargs: Any) -> Any:
     """Run an operator on meta tensors, to infer the shapes, strides and dtypes of its results."""
     rule = known(func)
     if rule is not None:
-        return rule(*args, **kwargs)
+        with private.no_function_modes():  # a mode is called for each attribute of a tensor
+            return rule(*args, **kwargs)
     if takes_device(func):
         kwargs = {**kwargs, "device": "meta"}
     with private.no_dispatch():  # the trace may be active
@@ -136,13 +137,15 @@ def averaged(operator: Any, *args: Any, correction: Any = None, **kwargs: Any) -
 
 def broadcast(*tensors: torch.Tensor) -> tuple[int, ...]:
     """Return the common shape of tensors; raise a RuntimeError, as torch does, if there is none."""
-    shapes = {x.shape for x in tensors if x.ndim}
-    if len(shapes) < 2:
-        return tuple(shapes.pop()) if shapes else ()
+    return _common(tuple([tuple(x.shape) for x in tensors]))
+
+
+@functools.lru_cache(4096)
+def _common(shapes: tuple[tuple[int, ...], ...]) -> tuple[int, ...]:
     try:
         return np.broadcast_shapes(*shapes)
     except ValueError:
-        raise RuntimeError(f"The shapes {[list(shape) for shape in shapes]} of tensors cannot be broadcast to a common one") from None
+        raise RuntimeError(f"The shapes {list(map(list, shapes))} of tensors cannot be broadcast to a common one") from None
 
 
 def check(right: bool, text: str) -> None:
