@@ -154,7 +154,9 @@ def _with_mixture(env: AnyEnv, env_params: Any, normalize: bool) -> AnyEnv:
     tasks, num_tasks = _stacked(env, env_params)
     space, show = shown_beside(env.observation_space, num_tasks, "task")
     if normalize and not isinstance(space, Box):
-        raise ValueError(f"task_mixture: normalize: expected observations that are vectors, got {env.observation_space}; set normalize=False")
+        raise ValueError(
+            f"task_mixture: normalize: expected observations that are vectors, got {env.observation_space}; set normalize=False"
+        )
     like = next(x for x in tree.leaves(tasks) if x.is_floating_point()).reshape(-1)[:1].expand(num_tasks)
     default = MixtureParams(tasks, torch.zeros_like(like), torch.full_like(like, torch.nan), _moments(like, env) if normalize else ())
 

@@ -88,7 +88,9 @@ def make(env: AnyEnv, *, tasks: Tasks | None = None, optimizer: Optimizer | None
     if not isinstance(env.observation_space, Box):
         raise ValueError(f"env: VariBAD needs vectors as observations, but {env.name} has {env.observation_space}")
     if config.normalize_observation:
-        raise ValueError("normalize_observation: the decoder reads rewards from observations, which have to stay as they are; set it to False")
+        raise ValueError(
+            "normalize_observation: the decoder reads rewards from observations, which have to stay as they are; set it to False"
+        )
     space = env.action_space
     size = env.observation_space.shape[0] - 2 - (space.n if isinstance(space, Discrete) else math.prod(space.shape))
     model = _model(config)
