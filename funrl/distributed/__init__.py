@@ -53,7 +53,7 @@ from funrl.distributed._group import (
     DistributedError,
     Group,
     alone,
-    in_job,
+    in_job as in_job,
     join,
     raised_on_rank_0 as raised_on_rank_0,
     restarts as restarts,
@@ -63,4 +63,4 @@ from funrl.distributed._group import (
 from funrl.distributed._launch import launch
 from funrl.distributed._parallel import averaged, data_parallel
 
-__all__ = ["DistributedError", "Group", "actors", "alone", "averaged", "data_parallel", "in_job", "join", "launch"]
+__all__ = ["DistributedError", "Group", "actors", "alone", "averaged", "data_parallel", "join", "launch"]
