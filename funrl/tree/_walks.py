@@ -27,7 +27,12 @@ def flatten(tree: Any) -> tuple[list[Any], Any]:
     """
     # leaves refuses optree's other containers. It and map are not by optree, as they take half the time, at each step on the host.
     values = leaves(tree)
-    return values, optree.tree_structure(tree, namespace="funrl")  # pyright: ignore[reportArgumentType]
+    form = optree.tree_structure(tree, namespace="funrl")  # pyright: ignore[reportArgumentType]
+    if form.num_leaves != len(values):
+        kinds = ", ".join(sorted({type(x).__name__ for x in values if not optree.tree_is_leaf(x, namespace="funrl")}))
+        known = "a class that is registered with optree for all namespaces"
+        raise TypeError(f"tree: {kinds}: expected leaves, got {known}; make it a tree.dataclass")
+    return values, form
 
 
 def unflatten(structure: Any, leaves: Any) -> Any:

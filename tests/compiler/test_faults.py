@@ -253,6 +253,12 @@ def test_lowerings_that_were_wrong(backend):
                 torch.arange(5),
             ),
             "wrap": (lambda n: [n * n * n * 3, (n * 100).to(torch.uint8) * 5], torch.arange(5) + 2**40),
+            "addmv": (lambda x, w: [torch.addmv(x, x.outer(w), w, beta=b, alpha=2) for b in (0, 3)], x, w),
+            "fills of another dtype": (
+                lambda x, v: [y.index_fill(0, torch.tensor([-1, 1]), v) for y in (x, x.int(), x > 1, x.double())],
+                x,
+                torch.tensor(2.7, dtype=torch.float64),
+            ),
         },
     )
 

@@ -248,6 +248,15 @@ def test_errors_of_rules():
     assert not silent, "\n".join(silent)
 
 
+def test_the_error_of_broadcasting_is_that_of_torch():
+    x, y = torch.zeros(2, 3), torch.zeros(2, 4)
+    with pytest.raises(RuntimeError) as expected:
+        x + y
+    with pytest.raises(RuntimeError) as found:
+        _meta.on_meta(aten.add.Tensor, (x.to("meta"), y.to("meta")), {})
+    assert str(found.value) == str(expected.value)
+
+
 # What torch refuses for values, or for what a program does not have; and what no one does.
 LENIENT = {"masked_fill", "masked_scatter", "as_strided_scatter", "nn.functional.conv1d", "nn.functional.conv2d", "nn.functional.conv3d"}
 LENIENT |= {"nn.functional.gelu", "bucketize", "amax", "amin", "kthvalue"}

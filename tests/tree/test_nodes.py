@@ -109,6 +109,17 @@ def test_other_containers_are_no_trees(make, name):
             f(value)
 
 
+def test_a_class_that_optree_takes_apart_everywhere_is_no_leaf():
+    kind = type("Everywhere", (), {})
+    optree.register_pytree_node(kind, lambda x: ((1, 2), None), lambda _, children: kind(), namespace=optree.registry.__GLOBAL_NAMESPACE)
+    try:
+        for f in (tree.flatten, tree.structure, tree.paths, lambda t: tree.map(torch.add, t, t)):
+            with pytest.raises(TypeError, match="tree: Everywhere: expected leaves, got a class that is registered with optree"):
+                f([kind(), torch.ones(2)])
+    finally:
+        optree.unregister_pytree_node(kind, namespace=optree.registry.__GLOBAL_NAMESPACE)
+
+
 def test_leaves_and_map_walk_as_flatten_does():
     value = example()
     assert all(x is y for x, y in zip(tree.leaves(value), tree.flatten(value)[0], strict=True))

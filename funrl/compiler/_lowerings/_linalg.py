@@ -91,7 +91,7 @@ def _(out: Any, a: Any, b: Any) -> Any:
     return product(a, b, (2, 1), 1)
 
 
-@lowers(aten.addmm.default)
+@lowers(aten.addmm.default, aten.addmv.default)
 def _(out: Any, c: Any, a: Any, b: Any, *, beta: float = 1, alpha: float = 1) -> Any:
     return _plus(out, c, product(a, b, (1, 0)), beta, alpha)
 

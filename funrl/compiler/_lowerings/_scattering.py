@@ -235,6 +235,14 @@ def _index_add(out, x, dim, index, source, alpha=1):
     return write_rows(x, dim, index, source, "add")
 
 
+@lowers(aten.index_fill.int_Scalar, aten.index_fill.int_Tensor)
+def _index_fill(out, x, dim, index, value):
+    """Fill rows; torch's own decomposition takes no value of another dtype."""
+    dim = axis(dim, x.ndim)
+    value = lax.reshape(cast(value, out.dtype), ())
+    return write_rows(x, dim, index, expanded(value, (*x.shape[:dim], index.size, *x.shape[dim + 1 :])))
+
+
 @lowers(aten.index_reduce.default)
 def _index_reduce(out, x, dim, index, source, reduce, include_self=True):
     return _reduced(x, lambda x, updates, how: write_rows(x, dim, index, updates, how), source, reduce, include_self)

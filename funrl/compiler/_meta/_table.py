@@ -145,7 +145,8 @@ def _common(shapes: tuple[tuple[int, ...], ...]) -> tuple[int, ...]:
     try:
         return np.broadcast_shapes(*shapes)
     except ValueError:
-        raise RuntimeError(f"The shapes {list(map(list, shapes))} of tensors cannot be broadcast to a common one") from None
+        torch.broadcast_tensors(*[torch.empty(shape, device="meta") for shape in shapes])  # raises torch's error, which names the sizes
+        raise
 
 
 def check(right: bool, text: str) -> None:
