@@ -358,11 +358,8 @@ def _goals(env: Env, goals: Any, achieved: Any) -> tuple[torch.Tensor, Achieved]
 def _check_config(config: FeudalConfig, env: Env) -> None:
     if isinstance(env.default_params, VecNormParams):
         raise ValueError("feudal: env: expected one without vec_norm, whose moments the levels would not share; take observation_norm")
-    _check.fields(config, "[1, inf)", "num_envs", "num_steps", "goal_steps", "num_updates", "batch_size", "buffer_size")
-    _check.fields(config, "(0, inf)", "goal_radius", "epsilon_steps")
+    _check.fields(config, "[1, inf)", "num_steps", "goal_steps")
+    _check.fields(config, "(0, inf)", "goal_radius")
     _check.fields(config, "[0, inf]", "hindsight_ratio")
-    _check.fields(config, "[0, inf)", "learning_starts", "learning_rate")
-    _check.fields(config, "(0, inf]", "anneal_steps")
-    _check.fields(config, "[0, 1]", "gamma", "tau", "epsilon_end")
     _check.divisor("goal_steps", config.goal_steps, config.num_steps, "num_steps", "change either")
     _check.divisor("goal_steps * num_envs", config.goal_steps * config.num_envs, config.buffer_size, "buffer_size", "change either")

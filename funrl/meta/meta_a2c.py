@@ -235,7 +235,7 @@ def _values(raw: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def _check_config(config: MetaA2CConfig, env: AnyEnv, network: Any, optimizer: Optimizer | None) -> None:
     on_policy.check_actor_critic(config, env, network)
-    _check.fields(config, "[0, 1]", "lambda_", "reference_gamma", "reference_lambda")
+    _check.fields(config, "[0, 1]", "reference_gamma", "reference_lambda")
     _check.fields(config, "[0, inf)", "meta_learning_rate")
     known, names = (*_FRACTIONS, *_POSITIVE), config.learned.split(",")
     if len(set(names)) < len(names) or not set(names) <= set(known):

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from funrl import _check, tree
+from funrl import tree
 from funrl.algos import Algorithm, configure, ppo
 from funrl.env import AnyEnv
 from funrl.envs.tasks import Tasks
@@ -68,7 +68,6 @@ def make(
         "Learning to reinforcement learn", 2016, arXiv:1611.05763. Deviation: PPO instead of TRPO.
     """
     config, given = configure(RL2Config, options, network=network, optimizer=optimizer, loss=loss)
-    _check.fields(config, "[1, inf)", "num_episodes")
     if config.recurrent == "none":
         raise ValueError("recurrent: expected a cell, such as 'gru', got 'none'; without a memory nothing is learned within a trial")
     return ppo.build("rl2", in_trials(env, tasks, config.num_episodes), config, given)

@@ -79,7 +79,7 @@ def make(env: AnyEnv, *, tasks: Tasks | None = None, optimizer: Optimizer | None
             rewards in the rollout are decoded, not those of the whole trial.
     """
     config, given = configure(VariBADConfig, options, optimizer=optimizer)
-    _check.fields(config, "[1, inf)", "num_episodes", "latent_size", "recurrent_size")
+    _check.fields(config, "[1, inf)", "latent_size")
     _check.integers("decoder_cells", config.decoder_cells, 1)
     _check.fields(config, "[0, inf)", "model_weight", "kl_weight")
     if config.recurrent not in _CELLS:

@@ -143,9 +143,6 @@ def delayed_learner(
         ...
         ValueError: tau: expected a number in [0, 1], got 2.0
     """
-    _check.fields(config, "[1, inf)", "policy_delay")
-    _check.fields(config, "[0, 1]", "tau")
-    _check.fields(config, "[0, inf)", "target_noise", "target_noise_clip")
     _check.divisor("policy_delay", config.policy_delay, config.num_updates, "num_updates", "change either")
     space: Any = env.action_space
     policy, critics = actor_and_critics(deterministic_actor, env, config, actor, critic)

@@ -89,34 +89,28 @@ def environment(what: str, place: Any, dataset: Any) -> AnyEnv:
     return Env("offline", missing, missing, seen, chosen, (), 1, None)
 
 
-def check(name: str, env: AnyEnv, config: Any, *, actions: str, observations: str = "vectors") -> None:
-    """Raise a ValueError unless the spaces and the options of :class:`OfflineConfig` fit a learner called ``name``.
+def check(name: str, env: AnyEnv, *nets: Any, discrete: bool = False) -> None:
+    """Raise a ValueError unless the spaces fit a learner called ``name``.
 
-    Actions are "continuous", "discrete" or "either"; observations "vectors", or "any" with networks of the user's own.
+    Actions are continuous or, with ``discrete``, may be either. Observations are vectors, or any if all ``nets`` are the user's own.
 
     Example:
         >>> import funrl
-        >>> check("IQL", funrl.envs.make("CartPole-v1"), OfflineConfig(), actions="continuous")
+        >>> check("IQL", funrl.envs.make("CartPole-v1"), None)
         Traceback (most recent call last):
         ...
         ValueError: env: IQL expects a floating-point Box of actions of shape [A] with finite ends, got Discrete(n=2, start=0); ...
     """
-    _check.fields(config, "[1, inf)", "num_updates", "batch_size")
-    _check.fields(config, "[0, inf)", "learning_rate")
-    _check.fields(config, "[0, 1]", "gamma")
     space = env.action_space
     box = isinstance(space, Box) and space.dtype.is_floating_point and len(space.shape) == 1
     box = box and all(map(math.isfinite, [*space.low.tolist(), *space.high.tolist()]))
-    discrete = isinstance(space, Discrete)
-    if not ((box and actions != "discrete") or (discrete and actions != "continuous")):
-        expected = {
-            "continuous": "a floating-point Box of actions of shape [A] with finite ends",
-            "discrete": "Discrete actions",
-            "either": "Discrete actions, or a floating-point Box of them of shape [A] with finite ends",
-        }[actions]
+    if not box and not (discrete and isinstance(space, Discrete)):
+        expected = "a floating-point Box of actions of shape [A] with finite ends"
+        if discrete:
+            expected = "Discrete actions, or a floating-point Box of them of shape [A] with finite ends"
         raise ValueError(f"env: {name} expects {expected}, got {space}; bc, cql and decision_transformer take both kinds")
     seen = env.observation_space
-    if observations == "vectors" and not (isinstance(seen, Box) and len(seen.shape) == 1 and seen.dtype.is_floating_point):
+    if None in nets and not (isinstance(seen, Box) and len(seen.shape) == 1 and seen.dtype.is_floating_point):
         raise ValueError(
             f"env: {name} expects observations that are vectors (a floating-point Box of shape [D]), got {seen}; with networks of your own "
             "it takes any"

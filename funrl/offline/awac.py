@@ -98,8 +98,7 @@ def online(
 
 
 def _learner(env: AnyEnv, config: Any, optimizer: Any, *, actor: Any, critic: Any) -> Learner:
-    skeleton.check("AWAC", env, config, actions="continuous", observations="vectors" if None in (actor, critic) else "any")
-    _check.fields(config, "[0, 1]", "tau")
+    skeleton.check("AWAC", env, actor, critic)
     _check.fields(config, "[0, inf)", "temperature")
     _check.fields(config, "(0, inf)", "max_weight")
     space: Any = env.action_space

@@ -81,7 +81,7 @@ def learner(env: AnyEnv, config: BCConfig, optimizer: Optimizer | None, *, actor
         >>> learner(funrl.envs.make("CartPole-v1"), BCConfig(), None, actor=None).delay
         1
     """
-    skeleton.check("behavioural cloning", env, config, actions="either", observations="any" if actor is not None else "vectors")
+    skeleton.check("behavioural cloning", env, actor, discrete=True)
     space: Any = env.action_space
     discrete = isinstance(space, Discrete)
     if discrete and config.stochastic:

@@ -147,11 +147,9 @@ def _either(env: AnyEnv, config: Any, optimizer: Any, **nets: Any) -> Learner:
 
 
 def _learner(env: AnyEnv, config: Any, optimizer: Any, *, actor: Any, critic: Any) -> Learner:
-    skeleton.check("CQL", env, config, actions="continuous", observations="vectors" if None in (actor, critic) else "any")
+    skeleton.check("CQL", env, actor, critic)
     _check.fields(config, "[1, inf)", "num_actions")
-    _check.fields(config, "(0, inf)", "initial_alpha")
-    _check.fields(config, "[0, inf)", "penalty_weight", "actor_learning_rate", "entropy_share")
-    _check.fields(config, "[0, 1]", "tau")
+    _check.fields(config, "[0, inf)", "penalty_weight", "actor_learning_rate")
     space: Any = env.action_space
     policy, critics = actor_and_critics(stochastic_actor, env, config, actor, critic, 2)
     networks: dict[str, Any] = {"actor": policy.apply, "critic": critics.apply}
@@ -185,9 +183,8 @@ def _discrete_learner(env: AnyEnv, config: Any, optimizer: Any, *, actor: Any, c
     changed = [name for name in _CONTINUOUS if getattr(config, name) != defaults[name]]
     for name in (*changed, *(("actor",) if actor is not None else ())):
         raise ValueError(f"{name}: is for continuous actions, and {env.name} has discrete ones; leave it out")
-    skeleton.check("CQL", env, config, actions="either", observations="vectors" if critic is None else "any")
+    skeleton.check("CQL", env, critic, discrete=True)
     _check.fields(config, "[0, inf)", "penalty_weight")
-    _check.fields(config, "[0, 1]", "tau")
     count = env.action_space.n
     net = batchwise("critic", critic, env.observation_space, count)
     net = net or nn.mlp(config.num_cells, count, activation=config.activation, out_init=nn.orthogonal(1.0))

@@ -91,7 +91,7 @@ def make(env: EnvOrSpaces, dataset: Dataset | None, **options: Any) -> Algorithm
     """
     config, _ = configure(DTConfig, options)
     env = skeleton.environment("decision_transformer", env, dataset)
-    skeleton.check("the decision transformer", env, config, actions="either")
+    skeleton.check("the decision transformer", env, None, discrete=True)
     _check_config(config)
     data: Any = dataset  # windows are drawn where there is one
     step = None if dataset is None else check_dataset("decision_transformer", dataset).step
@@ -196,6 +196,5 @@ def _check_config(config: DTConfig) -> None:
             raise ValueError(f"{name}: a decision transformer has none; leave it out")
     _check.fields(config, "[1, inf)", "context_length", "hidden_size", "num_layers", "num_heads", "max_steps", "warmup_updates")
     _check.fields(config, "(0, inf)", "return_scale", "max_grad_norm")
-    _check.fields(config, "[0, inf)", "weight_decay")
     _check.fields(config, "[0, 1)", "dropout")
     _check.fields(config, "(-inf, inf)", "target_return")

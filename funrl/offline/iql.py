@@ -139,8 +139,8 @@ def online(
 
 
 def _learner(env: AnyEnv, config: Any, optimizer: Any, *, actor: Any, critic: Any, value: Any) -> Learner:
-    skeleton.check("IQL", env, config, actions="continuous", observations="vectors" if None in (actor, critic, value) else "any")
-    _check.fields(config, "[0, 1]", "tau", "expectile")
+    skeleton.check("IQL", env, actor, critic, value)
+    _check.fields(config, "[0, 1]", "expectile")
     _check.fields(config, "[0, inf)", "temperature")
     _check.fields(config, "(0, inf)", "max_weight")
     _check.fields(config, "(0, inf]", "decay_updates")

@@ -83,7 +83,7 @@ def make(
 
 
 def _learner(env: AnyEnv, config: ReBRACConfig, optimizer: Optimizer | None, *, actor: Any, critic: Any) -> Learner:
-    skeleton.check("ReBRAC", env, config, actions="continuous", observations="vectors" if None in (actor, critic) else "any")
+    skeleton.check("ReBRAC", env, actor, critic)
     _check.fields(config, "[0, inf)", "actor_beta", "critic_beta")
 
     def critic_loss(*args: Any, hparams: ReBRACConfig, scale: torch.Tensor, **options: Any) -> Any:

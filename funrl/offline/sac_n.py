@@ -91,11 +91,8 @@ def learner(env: AnyEnv, config: Any, optimizer: Optimizer | None, *, actor: Any
     """
     diverse = hasattr(config, "diversity")
     title = "EDAC" if diverse else "SAC-N"
-    skeleton.check(title, env, config, actions="continuous", observations="vectors" if None in (actor, critic) else "any")
+    skeleton.check(title, env, actor, critic)
     _check.fields(config, "[2, inf)", "num_critics")
-    _check.fields(config, "(0, inf)", "initial_alpha")
-    _check.fields(config, "[0, inf)", "entropy_share")
-    _check.fields(config, "[0, 1]", "tau")
     space: Any = env.action_space
     policy, critics = actor_and_critics(stochastic_actor, env, config, actor, critic, 2)
     if diverse:

@@ -74,7 +74,7 @@ def make(
 
 
 def _learner(env: AnyEnv, config: TD3BCConfig, optimizer: Optimizer | None, *, actor: Any, critic: Any) -> Learner:
-    skeleton.check("TD3+BC", env, config, actions="continuous", observations="vectors" if None in (actor, critic) else "any")
+    skeleton.check("TD3+BC", env, actor, critic)
     _check.fields(config, "[0, inf)", "alpha")
 
     def critic_loss(*args: Any, hparams: TD3BCConfig, scale: torch.Tensor, **options: Any) -> Any:
