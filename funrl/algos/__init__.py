@@ -171,11 +171,11 @@ from funrl.algos._algorithm import (
     Rollouts as Rollouts,
     annealed as annealed,
     check,
-    check_experience as check_experience,
     collecting as collecting,
     environment as environment,
     in_dtype_of as in_dtype_of,
     make_hparams,
+    receiving as receiving,
     start_actor as start_actor,
     start_state as start_state,
 )

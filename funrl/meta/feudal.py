@@ -14,13 +14,13 @@ from funrl.algos import (
     Algorithm,
     LearnerState,
     State,
-    check_experience,
     collecting,
     configure,
     dqn,
     episodes,
     in_dtype_of,
     make_hparams,
+    receiving,
     sac,
     start_actor,
 )
@@ -162,7 +162,7 @@ def make(
     config, given = configure(FeudalConfig, options, optimizer=optimizer)
     goals, achieved = _goals(env, goals, achieved)
     _check_config(config, env)
-    levels = _levels(config, env, goals, achieved, optimizer)
+    levels, receive = _levels(config, env, goals, achieved, optimizer), receiving(env, config, "goal")
 
     def init(key: torch.Tensor, hparams: Mapping[str, torch.Tensor] = MappingProxyType({})) -> State:
         env_key, manager_key, worker_key = random.split(key, 3).unbind(0)
@@ -183,29 +183,21 @@ def make(
         return tree.map(torch.Tensor.contiguous, State(acting.with_memory(params, actor, env=env, policy=policy), learner))
 
     def learn(key: torch.Tensor, learner: LearnerState, transitions: Transition) -> tuple[LearnerState, Metrics]:
-        check_experience(learner, transitions, config, "goal")
-        samples = in_dtype_of(learner.params, transitions)
-        sums, episode_metrics = episodes.record(learner.episodes, samples)
+        learner, samples, metrics = receive(learner, transitions)
         manager_key, worker_key = random.split(key).unbind(0)
         manager, worker = _whole(learner, config)
         data, reached = _for_worker(config, samples, goals, achieved)
         worker, worker_metrics = levels.worker.learn(worker_key, worker, data)
         data = _for_manager(config, samples, learner.hparams.gamma, goals, achieved)
         manager, manager_metrics = levels.manager.learn(manager_key, manager, data)
-        num_steps = learner.num_steps + config.num_envs * config.num_steps
-        learner = learner.replace(
-            params=_join(manager.params, worker.params),
-            target=_rest(manager, worker),
-            num_steps=num_steps,
-            num_updates=worker.num_updates.clone(),
-            episodes=sums,
-        )
+        params, target = _join(manager.params, worker.params), _rest(manager, worker)
+        learner = learner.replace(params=params, target=target, num_steps=metrics["steps"], num_updates=worker.num_updates.clone())
         shown = {"manager": manager_metrics, "worker": worker_metrics}
         parts = {f"{level}_{name}": x[name] for level, x in shown.items() for name in ("critic_loss", "q_mean", "td_error")}
         own = {"reached": reached, "updates": worker.num_updates}
         if optimizer is None:
             own["learning_rate"] = worker_metrics["learning_rate"]
-        return learner, {"steps": num_steps, **episode_metrics, **parts, **own}
+        return learner, {**metrics, **parts, **own}
 
     policy = _policy(levels.manager.act, levels.worker.act, config, goals, achieved)
     greedy = _policy(levels.manager.greedy, levels.worker.greedy, config, goals, achieved, draws=False)

@@ -8,14 +8,7 @@ import torch
 
 from funrl import _check, acting, random, tree
 from funrl.acting import ActorState, rollout
-from funrl.algos import (
-    ActorParams,
-    Algorithm,
-    State,
-    configure,
-    in_dtype_of,
-    on_policy,
-)
+from funrl.algos import ActorParams, Algorithm, State, configure, in_dtype_of, on_policy
 from funrl.env import AnyEnv, Env, Transition
 from funrl.envs.tasks import Tasks
 from funrl.meta._adaptation import MetaParams, adapt, adapt_first_order, reptile_gradient

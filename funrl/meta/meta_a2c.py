@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from funrl import _check, optim, random, tree
+from funrl import _across, _check, optim, random, tree
 from funrl.acting import ActorState
 from funrl.algos import (
     ActorParams,
@@ -15,12 +15,11 @@ from funrl.algos import (
     State,
     a2c,
     annealed,
-    check_experience,
     collecting,
     configure,
-    episodes,
     in_dtype_of,
     on_policy,
+    receiving,
     start_state,
 )
 from funrl.env import AnyEnv, Transition
@@ -120,7 +119,7 @@ def make(env: AnyEnv, *, network: Net | ActorCritic | None = None, optimizer: Op
     _check_config(config, env, network, optimizer)
     names = tuple(config.learned.split(","))
     nets, stepper = on_policy.networks(config, env, network), _stepper(optimizer)
-    act, greedy = on_policy.stochastic(nets)
+    (act, greedy), receive = on_policy.stochastic(nets), receiving(env, config, "unclipped_action")
 
     def init(key: torch.Tensor, hparams: Mapping[str, torch.Tensor] = MappingProxyType({})) -> State:
         network_key, env_key = random.split(key).unbind(0)
@@ -139,23 +138,19 @@ def make(env: AnyEnv, *, network: Net | ActorCritic | None = None, optimizer: Op
         return start_state(env_key, env, config, hparams, parts)
 
     def learn(key: torch.Tensor, learner: LearnerState, transitions: Transition) -> tuple[LearnerState, dict[str, torch.Tensor]]:
-        check_experience(learner, transitions, config, "unclipped_action")
-        samples = in_dtype_of(learner.params, transitions.replace(action=transitions.extras["unclipped_action"], extras={}))
-        sums, episode_metrics = episodes.record(learner.episodes, samples)
-        samples = samples.replace(place=())
+        learner, samples, received = receive(learner, transitions)
+        samples = samples.replace(action=samples.extras["unclipped_action"], extras={}, place=())
         hparams, meta_state, meta_metrics = _meta_step(nets, stepper, names, learner, samples)
         before = PreviousUpdate(learner.params.network, learner.optimizer["network"], samples, torch.ones_like(learner.target.happened))
         network, state, metrics = _update(nets, stepper(hparams, annealed(hparams, learner.num_steps)), before, hparams)
-        num_steps = learner.num_steps + config.num_envs * config.num_steps
         learner = learner.replace(
             params=learner.params.replace(network=network),
             target=before,
             optimizer={"network": state, "meta": meta_state},
             hparams=hparams,
-            num_steps=num_steps,
-            episodes=sums,
+            num_steps=received["steps"],
         )
-        return learner, {"steps": num_steps, **episode_metrics, **metrics, **meta_metrics}
+        return learner, {**received, **metrics, **meta_metrics}
 
     return Algorithm("meta_a2c", env, config, init, collecting(env, act, config.num_steps), learn, act, greedy, given)
 
@@ -183,7 +178,7 @@ def _meta_step(
 def _judge(raw: dict[str, torch.Tensor], nets: Any, stepper: Any, learner: LearnerState, samples: Transition) -> torch.Tensor:
     """Return J' of the parameters that the previous update results in with hyperparameters ``raw``."""
     hparams = learner.hparams.replace(**_values(raw))
-    steps = learner.num_steps - samples.reward.numel()
+    steps = learner.num_steps - _across.count() * samples.reward.numel()
     network, _, _ = _update(nets, stepper(hparams, annealed(hparams, steps.clamp(min=0))), learner.target, hparams)
     fixed = hparams.reference_gamma, hparams.reference_lambda
     advantage, _ = _advantages(nets, tree.map(torch.detach, network), samples, *fixed)
