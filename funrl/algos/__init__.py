@@ -183,22 +183,18 @@ from funrl.algos._arguments import configure as configure, make_config
 from funrl.algos._evolutionary import EvolutionConfig
 from funrl.algos._networks import (
     batchwise as batchwise,
-    critic_member as critic_member,
     deterministic_actor as deterministic_actor,
     half_width as half_width,
-    over_the_box as over_the_box,
-    q_ensemble as q_ensemble,
-    q_network as q_network,
     stochastic_actor as stochastic_actor,
     target_entropy as target_entropy,
 )
 from funrl.algos._off_policy_parts import (
     SoftConfig,
-    apply_all_gradients as apply_all_gradients,
-    apply_gradients as apply_gradients,
-    apply_gradients_with_temperature as apply_gradients_with_temperature,
+    actor_and_critics as actor_and_critics,
     init_actor_critic as init_actor_critic,
     init_soft_actor_critic as init_soft_actor_critic,
+    minimize as minimize,
+    minimize_with_temperature as minimize_with_temperature,
     soft_policy as soft_policy,
     start_optimizer as start_optimizer,
 )

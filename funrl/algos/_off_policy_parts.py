@@ -52,48 +52,34 @@ def apply_gradients(
     return learned.replace(network=network, optimizer={**state, part: moved})
 
 
-def apply_all_gradients(
-    learned: Learned, gradient: Any, learning_rate: torch.Tensor, optimizer: optim.Optimizer | None, parts: tuple[str, ...]
-) -> Learned:
-    """Take a gradient step with all parts of the network. An ``optimizer`` treats each part separately: norms and decay are those of the
-    part.
-
-    Without an optimizer it is one step of Adam, whose result does not depend on the parts.
-
-    Example:
-        >>> from funrl.losses import ActorCritic
-        >>> network, clipped = ActorCritic(torch.ones(1), torch.ones(1)), optim.chain(optim.clip_by_global_norm(1.0), optim.sgd(1.0))
-        >>> learned = Learned(network, (), start_optimizer(clipped, network, "actor", "critic"), torch.tensor(0))
-        >>> gradient = ActorCritic(torch.tensor([0.5]), torch.tensor([100.0]))
-        >>> apply_all_gradients(learned, gradient, torch.tensor(0.5), clipped, ("actor", "critic")).network
-        ActorCritic(actor=tensor([0.5000]), critic=tensor([0.]))
-    """
-    if optimizer is None or not parts:
-        return apply_gradients(learned, gradient, learning_rate, optimizer)
-    for part in parts:
-        learned = apply_gradients(learned, getattr(gradient, part), learning_rate, optimizer, part=part)
-    return learned
-
-
 def minimize(
     loss: Callable[[Any], tuple[torch.Tensor, Any]], learned: Learned, learning_rate: torch.Tensor, optimizer: Any, *parts: str
 ) -> tuple[Learned, Any]:
     """Take a gradient step on ``loss(params) -> (loss, metrics)``; return the result and the metrics.
 
-    ``params`` are those of the network or, if there is only one of ``parts``, of this part, and no other changes. Several parts are as for
-    :func:`apply_all_gradients`.
+    ``params`` are those of the network or, if there is only one of ``parts``, of this part, and no other changes. An ``optimizer`` treats
+    each of several parts separately: norms and decay are those of the part. Without one it is one step of Adam, whose result does not
+    depend on the parts.
 
     Example:
         >>> learned = Learned(torch.ones(1), (), start_optimizer(None, torch.ones(1)), torch.tensor(0))
         >>> minimize(lambda params: (params.sum(), {}), learned, torch.tensor(0.5), None)[0].network
         tensor([0.5000])
+        >>> network, clipped = ActorCritic(torch.ones(1), torch.ones(1)), optim.chain(optim.clip_by_global_norm(1.0), optim.sgd(1.0))
+        >>> learned = Learned(network, (), start_optimizer(clipped, network, "actor", "critic"), torch.tensor(0))
+        >>> def loss(network):
+        ...     return (0.5 * network.actor + 100.0 * network.critic).sum(), {}
+        >>> minimize(loss, learned, torch.tensor(0.5), clipped, "actor", "critic")[0].network
+        ActorCritic(actor=tensor([0.5000]), critic=tensor([0.]))
     """
-    alone = parts[0] if len(parts) == 1 else None
-    params = learned.network if alone is None else getattr(learned.network, alone)
+    alone = len(parts) == 1
+    params = getattr(learned.network, parts[0]) if alone else learned.network
     gradient, (_, metrics) = torch.func.grad_and_value(loss, has_aux=True)(params)
-    if alone is None:
-        return apply_all_gradients(learned, gradient, learning_rate, optimizer, parts), metrics
-    return apply_gradients(learned, gradient, learning_rate, optimizer, part=alone), metrics
+    if not alone and (optimizer is None or not parts):
+        return apply_gradients(learned, gradient, learning_rate, optimizer), metrics
+    for part in parts:
+        learned = apply_gradients(learned, gradient if alone else getattr(gradient, part), learning_rate, optimizer, part=part)
+    return learned, metrics
 
 
 def _adam(learning_rate: Any) -> optim.Optimizer:
@@ -115,23 +101,21 @@ class SoftConfig(off_policy.OffPolicyConfig):
     entropy_share: Any = 1.0
 
 
-def actor_and_critics(name: str, config: Any, env: AnyEnv, actor: Any, critic: Any, num: int, *, stochastic: bool) -> tuple[nn.Net, nn.Net]:
+def actor_and_critics(build: Any, config: Any, env: AnyEnv, actor: Any, critic: Any, num: int) -> tuple[nn.Net, nn.Net]:
     """Make the networks of an actor and of ``num`` critics, as the options describe them or from nets of the user's own.
 
-    Raises:
-        ValueError: unless the options and the environment fit a learner called ``name``, as :func:`funrl.algos.off_policy.check` says.
+    ``build`` makes the actor, as :func:`deterministic_actor` and :func:`stochastic_actor` do; the latter needs two outputs for each action.
 
     Example:
         >>> import funrl
         >>> config, env = off_policy.OffPolicyConfig(num_cells=(8,)), funrl.envs.make("Pendulum-v1")
-        >>> policy, critics = actor_and_critics("SAC", config, env, None, None, 2, stochastic=True)
+        >>> policy, critics = actor_and_critics(nets.stochastic_actor, config, env, None, None, 2)
         >>> policy.apply(policy.init(random.key(0), torch.zeros(3)), torch.zeros(5, 3)).mode().shape
         torch.Size([5, 1])
     """
-    off_policy.check(name, env, config, discrete=False, observations=nets.observations(actor, critic))
     space, seen = env.action_space, env.observation_space
-    make, size = (nets.stochastic_actor, 2 * space.shape[0]) if stochastic else (nets.deterministic_actor, space.shape[0])
-    policy = make(config.num_cells, space, config.activation, nets.batchwise("actor", actor, seen, size))
+    size = space.shape[0] * (2 if build is nets.stochastic_actor else 1)
+    policy = build(config.num_cells, space, config.activation, nets.batchwise("actor", actor, seen, size))
     return policy, nets.q_ensemble(num, config.num_cells, config.activation, nets.critic_member(critic, num, seen, 1))
 
 
@@ -193,21 +177,19 @@ def noisy_policy(actor: nn.Net, space: spaces.Box, exploration: schedules.Schedu
     return sample, greedy, schedule
 
 
-def apply_gradients_with_temperature(
+def minimize_with_temperature(
+    loss: Callable[[Any], tuple[torch.Tensor, Metrics]],
     learned: Learned,
-    gradient: Any,
-    metrics: Metrics,
     weight: torch.Tensor,
     hparams: Any,
     space: spaces.Box,
     optimizer: optim.Optimizer | None = None,
-) -> tuple[Learned, dict[str, torch.Tensor]]:
-    """Take a step of the actor along its ``gradient``, and a step of the temperature, each with its own optimizer state.
+) -> tuple[Learned, Metrics]:
+    """Take a gradient step of the actor, and a step of the temperature, each with its own optimizer state.
 
     Args:
+        loss: ``loss(actor) -> (loss, metrics)``, whose metrics have ``log_prob`` [N].
         learned: its optimizer state is a dict with ``actor`` and ``log_alpha``.
-        gradient: gradient of the actor's loss, a tree like ``learned.network.actor``.
-        metrics: metrics of that loss, with ``log_prob`` [N].
         weight: weights of the samples, floating point [N].
         hparams: an object with ``learning_rate`` and ``entropy_share``.
         space: the action space.
@@ -220,18 +202,19 @@ def apply_gradients_with_temperature(
         >>> network = SoftActorCritic(torch.zeros(1), (), torch.tensor(0.0))
         >>> learned = Learned(network, (), start_optimizer(None, network, "actor", "log_alpha"), torch.tensor(0))
         >>> hparams = SoftConfig(learning_rate=torch.tensor(0.1), entropy_share=torch.tensor(1.0))
-        >>> metrics = {"log_prob": torch.zeros(4)}  # of entropy 0, where -1 is wanted
-        >>> space, weight = spaces.Box(-1.0, 1.0, (1,)), torch.ones(4)
-        >>> learned, _ = apply_gradients_with_temperature(learned, torch.ones(1), metrics, weight, hparams, space)
+        >>> def loss(actor):
+        ...     return actor.sum(), {"log_prob": torch.zeros(4)}  # of entropy 0, where -1 is wanted
+        >>> learned, _ = minimize_with_temperature(loss, learned, torch.ones(4), hparams, spaces.Box(-1.0, 1.0, (1,)))
         >>> learned.network.actor, learned.network.log_alpha
         (tensor([-0.1000]), tensor(-0.1000))
     """
-    log_alpha, log_prob = learned.network.log_alpha, metrics.pop("log_prob")
-    learned = apply_gradients(learned, gradient, hparams.learning_rate, optimizer, part="actor")
-    gradient, (_, further) = torch.func.grad_and_value(temperature_loss, has_aux=True)(
-        log_alpha, log_prob, target_entropy=nets.target_entropy(space, hparams.entropy_share), weight=weight
-    )
-    learned = apply_gradients(learned, gradient, hparams.learning_rate, optimizer, part="log_alpha")
+    learned, metrics = minimize(loss, learned, hparams.learning_rate, optimizer, "actor")
+    log_prob, target = metrics.pop("log_prob"), nets.target_entropy(space, hparams.entropy_share)
+
+    def of_temperature(log_alpha: torch.Tensor) -> tuple[torch.Tensor, Metrics]:
+        return temperature_loss(log_alpha, log_prob, target_entropy=target, weight=weight)
+
+    learned, further = minimize(of_temperature, learned, hparams.learning_rate, optimizer, "log_alpha")
     return learned, {**metrics, **further}
 
 

@@ -10,7 +10,7 @@ from funrl.algos._algorithm import Algorithm
 from funrl.algos._arguments import configure, with_default
 from funrl.algos._networks import batchwise, critic_member, observations
 from funrl.algos._normalized import Normalized, NormalizedActor, chain_of, normalized_actor, normalized_critics
-from funrl.algos._off_policy_parts import apply_gradients_with_temperature, init_soft_actor_critic, minimize, soft_policy, start_optimizer
+from funrl.algos._off_policy_parts import init_soft_actor_critic, minimize, minimize_with_temperature, soft_policy, start_optimizer
 from funrl.algos._state import Learned
 from funrl.env import AnyEnv, Transition
 from funrl.losses import SoftActorCritic, crossq_actor_loss, crossq_critic_loss
@@ -108,19 +108,14 @@ def make(
         return learned.replace(target=metrics.pop("statistics")), metrics
 
     def move_actor(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: Any) -> Any:
-        network = learned.network
-        gradient, (_, metrics) = torch.func.grad_and_value(actor_objective, has_aux=True)(
-            network.actor,
-            network,
-            learned.target,
-            key,
-            batch,
-            actor=lambda params, observation: policy.train(params, observation)[0],
-            frozen_critic=critics.apply,
-            weight=weight,
-        )
-        statistics = policy.train(network.actor, batch.observation)[1]
-        learned, metrics = apply_gradients_with_temperature(learned, gradient, metrics, weight, hparams, space, optimizer)
+        networks = {"actor": lambda params, observation: policy.train(params, observation)[0], "frozen_critic": critics.apply}
+        before = learned
+
+        def loss(actor: Any) -> tuple[torch.Tensor, Any]:
+            return actor_objective(actor, before.network, before.target, key, batch, weight=weight, **networks)
+
+        statistics = policy.train(before.network.actor, batch.observation)[1]
+        learned, metrics = minimize_with_temperature(loss, before, weight, hparams, space, optimizer)
         network = learned.network
         return learned.replace(network=network.replace(actor={**network.actor, "statistics": statistics})), metrics
 

@@ -8,6 +8,7 @@ from funrl import buffers, nn, optim, schedules, tree
 from funrl.algos import off_policy
 from funrl.algos._algorithm import Algorithm
 from funrl.algos._arguments import configure, with_default
+from funrl.algos._networks import deterministic_actor, observations
 from funrl.algos._off_policy_parts import actor_and_critics, init_actor_critic, minimize, noisy_policy, start_optimizer
 from funrl.algos._state import Learned
 from funrl.env import AnyEnv, Transition
@@ -81,7 +82,8 @@ def make(
     """
     further = {"exploration": exploration, "loss": loss}
     config, given = configure(DDPGConfig, options, actor=actor, critic=critic, optimizer=optimizer, buffer=buffer, **further)
-    policy, critics = actor_and_critics("DDPG", config, env, actor, critic, 1, stochastic=False)
+    off_policy.check("DDPG", env, config, discrete=False, observations=observations(actor, critic))
+    policy, critics = actor_and_critics(deterministic_actor, config, env, actor, critic, 1)
     space = env.action_space
 
     def single_critic(params: Any, observation: torch.Tensor, action: torch.Tensor) -> torch.Tensor:

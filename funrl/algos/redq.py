@@ -8,12 +8,13 @@ from funrl import _check, buffers, nn, optim, schedules, tree
 from funrl.algos import off_policy
 from funrl.algos._algorithm import Algorithm
 from funrl.algos._arguments import configure, with_default
+from funrl.algos._networks import observations, stochastic_actor
 from funrl.algos._off_policy_parts import (
     SoftConfig,
     actor_and_critics,
-    apply_gradients_with_temperature,
     init_soft_actor_critic,
     minimize,
+    minimize_with_temperature,
     soft_policy,
     start_optimizer,
 )
@@ -86,7 +87,8 @@ def make(
     further = {"exploration": exploration, "critic_loss": critic_loss, "actor_loss": actor_loss}
     config, given = configure(REDQConfig, options, actor=actor, critic=critic, optimizer=optimizer, buffer=buffer, **further)
     _check.integer("subset", config.subset, 1, config.num_critics, "draw from the num_critics critics there are")
-    policy, critics = actor_and_critics("REDQ", config, env, actor, critic, config.num_critics, stochastic=True)
+    off_policy.check("REDQ", env, config, discrete=False, observations=observations(actor, critic))
+    policy, critics = actor_and_critics(stochastic_actor, config, env, actor, critic, config.num_critics)
     space, networks = env.action_space, {"actor": policy.apply, "critic": critics.apply}
     critic_objective = with_default(critic_loss, redq_critic_loss, needed=("td_error",))
     actor_objective = with_default(actor_loss, redq_actor_loss, needed=("log_prob",))
@@ -105,11 +107,10 @@ def make(
         return learned.replace(target=optim.soft_update(learned.network.critic, learned.target, tau=hparams.tau)), metrics
 
     def move_actor(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: Any) -> Any:
-        network = learned.network
-        gradient, (_, metrics) = torch.func.grad_and_value(actor_objective, has_aux=True)(
-            network.actor, network, key, batch, weight=weight, **networks
-        )
-        return apply_gradients_with_temperature(learned, gradient, metrics, weight, hparams, space, optimizer)
+        def loss(actor: Any) -> tuple[torch.Tensor, Metrics]:
+            return actor_objective(actor, learned.network, key, batch, weight=weight, **networks)
+
+        return minimize_with_temperature(loss, learned, weight, hparams, space, optimizer)
 
     spec = off_policy.Learner(init, learn, *soft_policy(policy, exploration), move_actor, config.policy_delay)
     return off_policy.make("redq", env, config, spec, given)

@@ -8,7 +8,7 @@ from funrl import buffers, nn, optim, schedules, tree
 from funrl.algos import off_policy
 from funrl.algos._algorithm import Algorithm
 from funrl.algos._arguments import configure, with_default
-from funrl.algos._networks import target_entropy
+from funrl.algos._networks import observations, stochastic_actor, target_entropy
 from funrl.algos._off_policy_parts import SoftConfig, actor_and_critics, init_soft_actor_critic, minimize, soft_policy, start_optimizer
 from funrl.algos._state import Learned
 from funrl.env import AnyEnv, Transition
@@ -79,7 +79,8 @@ def make(
     """
     further = {"exploration": exploration, "loss": loss}
     config, given = configure(SACConfig, options, actor=actor, critic=critic, optimizer=optimizer, buffer=buffer, **further)
-    policy, critics = actor_and_critics("SAC", config, env, actor, critic, 2, stochastic=True)
+    off_policy.check("SAC", env, config, discrete=False, observations=observations(actor, critic))
+    policy, critics = actor_and_critics(stochastic_actor, config, env, actor, critic, 2)
     space = env.action_space
     objective = with_default(loss, sac_loss, needed=("td_error",))
 

@@ -8,7 +8,7 @@ from funrl import buffers, nn, optim, schedules, tree
 from funrl.algos import off_policy
 from funrl.algos._algorithm import Algorithm
 from funrl.algos._arguments import configure, with_default
-from funrl.algos._networks import half_width
+from funrl.algos._networks import deterministic_actor, half_width, observations
 from funrl.algos._off_policy_parts import actor_and_critics, init_actor_critic, minimize, noisy_policy, start_optimizer
 from funrl.algos._state import Learned
 from funrl.env import AnyEnv, Transition
@@ -89,7 +89,8 @@ def make(
     """
     further = {"exploration": exploration, "critic_loss": critic_loss, "actor_loss": actor_loss}
     config, given = configure(TD3Config, options, actor=actor, critic=critic, optimizer=optimizer, buffer=buffer, **further)
-    policy, critics = actor_and_critics("TD3", config, env, actor, critic, 2, stochastic=False)
+    off_policy.check("TD3", env, config, discrete=False, observations=observations(actor, critic))
+    policy, critics = actor_and_critics(deterministic_actor, config, env, actor, critic, 2)
     space, networks = env.action_space, {"actor": policy.apply, "critic": critics.apply}
     critic_objective = with_default(critic_loss, td3_critic_loss, needed=("td_error",))
     actor_objective = with_default(actor_loss, td3_actor_loss)

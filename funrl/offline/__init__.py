@@ -8,23 +8,9 @@ import dataclasses
 from typing import Any
 
 from funrl import _check
-from funrl._check import nearest
 from funrl.algos import Algorithm, environment
 from funrl.env import AnyEnv, VectorEnv
-from funrl.offline import (
-    awac,
-    bc,
-    cql,
-    datasets,
-    decision_transformer,
-    edac,
-    filtered_bc,
-    iql,
-    rebrac,
-    rlpd,
-    sac_n,
-    td3_bc,
-)
+from funrl.offline import awac, bc, cql, datasets, decision_transformer, edac, filtered_bc, iql, rebrac, rlpd, sac_n, td3_bc
 from funrl.offline._evaluation import REFERENCE_SCORES, fitted_q_evaluation, normalized_score, tuning_curve
 from funrl.offline._online import OnlineConfig, hand_over, mixed_buffer
 from funrl.offline._skeleton import OfflineConfig
@@ -135,5 +121,5 @@ def make(name: str, env: AnyEnv | str | tuple[Any, Any], dataset: Any, **options
 def _find(name: str) -> tuple[Any, Any]:
     _check.instance("offline.make: name", name, str, f"the learners are {', '.join(_ALGORITHMS)}", "a name")
     if name not in _ALGORITHMS:
-        raise ValueError(f"offline.make: name: no learner is called {name!r}; {nearest(name, _ALGORITHMS)}")
+        raise ValueError(f"offline.make: name: no learner is called {name!r}; {_check.nearest(name, _ALGORITHMS)}")
     return _ALGORITHMS[name]

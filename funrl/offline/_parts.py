@@ -8,13 +8,11 @@ from funrl import _check, nn, tree
 from funrl.algos import (
     ActorParams,
     Learned,
-    apply_gradients,
-    batchwise,
-    critic_member,
+    actor_and_critics,
     deterministic_actor,
     half_width,
     init_actor_critic,
-    q_ensemble,
+    minimize,
     soft_policy,
     start_optimizer,
 )
@@ -25,7 +23,7 @@ from funrl.losses import ActorCritic
 from funrl.nn import OwnNet
 from funrl.optim import Optimizer, soft_update
 from funrl.spaces import Box
-from funrl.typing import Loss
+from funrl.typing import Loss, Metrics
 
 
 def gaussian_actor(num_cells: tuple[int, ...], space: Box, activation: str, net: nn.Net | None = None) -> nn.Net:
@@ -100,29 +98,6 @@ def no_schedule(hparams: Any, num_steps: torch.Tensor) -> tuple[torch.Tensor, An
     return torch.zeros_like(hparams.gamma), ()
 
 
-def actor_and_critics(build: Any, env: AnyEnv, config: Any, actor: OwnNet, critic: OwnNet, size: int = 1) -> tuple[nn.Net, nn.Net]:
-    """Make the actor and the ensemble of critics of nets of the user, or as the configuration says.
-
-    Args:
-        build: makes the actor, such as :func:`gaussian_actor`.
-        env: the environment, with continuous actions [A].
-        config: a configuration with ``num_cells`` and ``activation``, and perhaps ``num_critics``, which are 2 else.
-        actor: the net of the actor, from observations to [N, ``size`` A]; None: a multi-layer perceptron.
-        critic: the net of one critic; None: a multi-layer perceptron.
-        size: the number of parameters of the distribution of one action dimension.
-
-    Example:
-        >>> import funrl
-        >>> env, config = funrl.envs.make("Pendulum-v1"), funrl.offline.OfflineConfig()
-        >>> policy, critics = actor_and_critics(gaussian_actor, env, config, None, None)
-        >>> critics.apply(critics.init(funrl.random.key(0), torch.zeros(3), torch.zeros(1)), torch.zeros(3), torch.zeros(1)).shape
-        torch.Size([2])
-    """
-    space, seen, num_critics = env.action_space, env.observation_space, getattr(config, "num_critics", 2)
-    policy = build(config.num_cells, space, config.activation, batchwise("actor", actor, seen, size * space.shape[0]))
-    return policy, q_ensemble(num_critics, config.num_cells, config.activation, critic_member(critic, num_critics, seen, 1))
-
-
 def delayed_learner(
     env: AnyEnv, config: Any, optimizer: Optimizer | None, actor: OwnNet, critic: OwnNet, critic_loss: Loss, actor_loss: Loss
 ) -> Learner:
@@ -132,7 +107,7 @@ def delayed_learner(
         env: the environment, with continuous actions.
         config: a configuration with ``policy_delay``, ``tau``, ``target_noise`` and ``target_noise_clip``.
         optimizer: the optimizer of the user, or None.
-        actor, critic: as for :func:`actor_and_critics`.
+        actor, critic: nets of the user's own, or None.
         critic_loss: as :func:`funrl.losses.td3_critic_loss`, with ``hparams`` and ``scale``, the half-widths of the box of actions.
         actor_loss: as :func:`funrl.losses.td3_bc_actor_loss`, with ``hparams`` in the place of ``alpha``.
 
@@ -145,7 +120,7 @@ def delayed_learner(
     """
     _check.divisor("policy_delay", config.policy_delay, config.num_updates, "num_updates", "change either")
     space: Any = env.action_space
-    policy, critics = actor_and_critics(deterministic_actor, env, config, actor, critic)
+    policy, critics = actor_and_critics(deterministic_actor, config, env, actor, critic, 2)
     networks: dict[str, Any] = {"actor": policy.apply, "critic": critics.apply}
 
     def init(key: torch.Tensor, observation: Any) -> tuple[ActorCritic, Any, Any]:
@@ -156,17 +131,20 @@ def delayed_learner(
         unit = half_width(space, batch.reward)
         noise = {"noise_std": hparams.target_noise * unit, "noise_clip": hparams.target_noise_clip * unit}
         box = {"low": space.low.to(unit), "high": space.high.to(unit), "scale": unit}
-        gradient, (_, metrics) = torch.func.grad_and_value(critic_loss, has_aux=True)(
-            learned.network.critic, learned.target, key, batch, hparams=hparams, gamma=gamma, weight=weight, **noise, **box, **networks
-        )
-        return apply_gradients(learned, gradient, hparams.learning_rate, optimizer, part="critic"), metrics
+        options = {"hparams": hparams, "gamma": gamma, "weight": weight, **noise, **box, **networks}
+
+        def loss(critic: Any) -> tuple[torch.Tensor, Metrics]:
+            return critic_loss(critic, learned.target, key, batch, **options)
+
+        return minimize(loss, learned, hparams.learning_rate, optimizer, "critic")
 
     def move_actor(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: Any) -> Any:
-        network, scale = learned.network, half_width(space, batch.reward)
-        gradient, (_, metrics) = torch.func.grad_and_value(actor_loss, has_aux=True)(
-            network.actor, network.critic, batch, hparams=hparams, scale=scale, weight=weight, **networks
-        )
-        learned = apply_gradients(learned, gradient, hparams.learning_rate, optimizer, part="actor")
+        options = {"hparams": hparams, "scale": half_width(space, batch.reward), "weight": weight, **networks}
+
+        def loss(actor: Any) -> tuple[torch.Tensor, Metrics]:
+            return actor_loss(actor, learned.network.critic, batch, **options)
+
+        learned, metrics = minimize(loss, learned, hparams.learning_rate, optimizer, "actor")
         return learned.replace(target=soft_update(learned.network, learned.target, tau=hparams.tau)), metrics
 
     return Learner(init, learn, *deterministic_policy(policy), move_actor, config.policy_delay)

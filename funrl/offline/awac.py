@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from funrl import _check, random, tree
-from funrl.algos import Algorithm, Learned, apply_gradients, init_actor_critic, start_optimizer
+from funrl.algos import Algorithm, Learned, actor_and_critics, init_actor_critic, minimize, start_optimizer
 from funrl.algos.off_policy import Learner
 from funrl.env import AnyEnv, Transition
 from funrl.losses import ActorCritic, advantage_weighted_loss, awac_critic_loss
@@ -13,9 +13,10 @@ from funrl.nn import OwnNet
 from funrl.offline import _skeleton as skeleton
 from funrl.offline._dataset import Dataset
 from funrl.offline._online import OnlineConfig
-from funrl.offline._parts import actor_and_critics, gaussian_actor, gaussian_policy
+from funrl.offline._parts import gaussian_actor, gaussian_policy
 from funrl.offline._skeleton import Data, EnvOrSpaces, OfflineConfig
 from funrl.optim import Optimizer, soft_update
+from funrl.typing import Metrics
 
 __all__ = ["AWACConfig", "AWACOnlineConfig", "make", "online"]
 
@@ -102,7 +103,7 @@ def _learner(env: AnyEnv, config: Any, optimizer: Any, *, actor: Any, critic: An
     _check.fields(config, "[0, inf)", "temperature")
     _check.fields(config, "(0, inf)", "max_weight")
     space: Any = env.action_space
-    policy, critics = actor_and_critics(gaussian_actor, env, config, actor, critic)
+    policy, critics = actor_and_critics(gaussian_actor, config, env, actor, critic, 2)
     networks: dict[str, Any] = {"actor": policy.apply, "critic": critics.apply}
 
     def init(key: torch.Tensor, observation: Any) -> tuple[ActorCritic, Any, Any]:
@@ -112,19 +113,21 @@ def _learner(env: AnyEnv, config: Any, optimizer: Any, *, actor: Any, critic: An
     def learn(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: Any) -> Any:
         next_key, own_key = random.split(key).unbind(0)
         target = ActorCritic(learned.network.actor, learned.target)
-        gradient, (_, metrics) = torch.func.grad_and_value(awac_critic_loss, has_aux=True)(
-            learned.network.critic, target, next_key, batch, gamma=gamma, weight=weight, **networks
-        )
-        learned = apply_gradients(learned, gradient, hparams.learning_rate, optimizer, part="critic")
+
+        def critic_loss(critic: Any) -> tuple[torch.Tensor, Metrics]:
+            return awac_critic_loss(critic, target, next_key, batch, gamma=gamma, weight=weight, **networks)
+
+        learned, metrics = minimize(critic_loss, learned, hparams.learning_rate, optimizer, "critic")
         network = learned.network
         own = policy.apply(network.actor, batch.observation).sample(own_key)
         value = critics.apply(network.critic, batch.observation, own).amin(0)
         advantage = critics.apply(network.critic, batch.observation, batch.action).amin(0) - value
         weights = {"temperature": hparams.temperature, "max_weight": hparams.max_weight}
-        gradient, (_, further) = torch.func.grad_and_value(advantage_weighted_loss, has_aux=True)(
-            network.actor, advantage, batch, actor=policy.apply, weight=weight, **weights
-        )
-        learned = apply_gradients(learned, gradient, hparams.learning_rate, optimizer, part="actor")
+
+        def actor_loss(actor: Any) -> tuple[torch.Tensor, Metrics]:
+            return advantage_weighted_loss(actor, advantage, batch, actor=policy.apply, weight=weight, **weights)
+
+        learned, further = minimize(actor_loss, learned, hparams.learning_rate, optimizer, "actor")
         return learned.replace(target=soft_update(network.critic, learned.target, tau=hparams.tau)), {**metrics, **further}
 
     return Learner(init, learn, *gaussian_policy(policy, space))

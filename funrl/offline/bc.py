@@ -5,16 +5,7 @@ from typing import Any
 import torch
 
 from funrl import nn, tree
-from funrl.algos import (
-    Algorithm,
-    Learned,
-    apply_gradients,
-    batchwise,
-    deterministic_actor,
-    half_width,
-    soft_policy,
-    start_optimizer,
-)
+from funrl.algos import Algorithm, Learned, batchwise, deterministic_actor, half_width, minimize, soft_policy, start_optimizer
 from funrl.algos.off_policy import Learner
 from funrl.distributions import Categorical
 from funrl.env import AnyEnv, Transition
@@ -25,6 +16,7 @@ from funrl.offline._parts import deterministic_policy, gaussian_actor, gaussian_
 from funrl.offline._skeleton import Data, EnvOrSpaces, OfflineConfig
 from funrl.optim import Optimizer
 from funrl.spaces import Discrete
+from funrl.typing import Metrics
 
 __all__ = ["BCConfig", "make"]
 
@@ -102,9 +94,10 @@ def learner(env: AnyEnv, config: BCConfig, optimizer: Optimizer | None, *, actor
 
     def learn(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: Any) -> Any:
         scale = 1.0 if discrete else half_width(env.action_space, batch.reward)
-        gradient, (_, metrics) = torch.func.grad_and_value(bc_loss, has_aux=True)(
-            learned.network.actor, batch, actor=policy.apply, scale=scale, weight=weight
-        )
-        return apply_gradients(learned, gradient, hparams.learning_rate, optimizer, part="actor"), metrics
+
+        def loss(actor: Any) -> tuple[torch.Tensor, Metrics]:
+            return bc_loss(actor, batch, actor=policy.apply, scale=scale, weight=weight)
+
+        return minimize(loss, learned, hparams.learning_rate, optimizer, "actor")
 
     return Learner(init, learn, *act)

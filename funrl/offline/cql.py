@@ -10,10 +10,11 @@ from funrl.algos import (
     ActorParams,
     Algorithm,
     Learned,
-    apply_gradients,
-    apply_gradients_with_temperature,
+    actor_and_critics,
     batchwise,
     init_soft_actor_critic,
+    minimize,
+    minimize_with_temperature,
     soft_policy,
     start_optimizer,
     stochastic_actor,
@@ -26,10 +27,11 @@ from funrl.offline import _skeleton as skeleton
 from funrl.offline._dataset import Dataset, check_dataset
 from funrl.offline._files import Stream
 from funrl.offline._online import OnlineConfig
-from funrl.offline._parts import actor_and_critics, no_schedule
+from funrl.offline._parts import no_schedule
 from funrl.offline._skeleton import Data, EnvOrSpaces, OfflineConfig
 from funrl.optim import Optimizer, soft_update
 from funrl.spaces import Discrete
+from funrl.typing import Metrics
 
 __all__ = ["CQLConfig", "CQLOnlineConfig", "make", "online"]
 
@@ -151,7 +153,7 @@ def _learner(env: AnyEnv, config: Any, optimizer: Any, *, actor: Any, critic: An
     _check.fields(config, "[1, inf)", "num_actions")
     _check.fields(config, "[0, inf)", "penalty_weight", "actor_learning_rate")
     space: Any = env.action_space
-    policy, critics = actor_and_critics(stochastic_actor, env, config, actor, critic, 2)
+    policy, critics = actor_and_critics(stochastic_actor, config, env, actor, critic, 2)
     networks: dict[str, Any] = {"actor": policy.apply, "critic": critics.apply}
 
     def init(key: torch.Tensor, observation: Any) -> tuple[SoftActorCritic, Any, Any]:
@@ -160,18 +162,19 @@ def _learner(env: AnyEnv, config: Any, optimizer: Any, *, actor: Any, critic: An
 
     def learn(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: Any) -> Any:
         (actor_key, critic_key), network = random.split(key).unbind(0), learned.network
-        gradient, (_, further) = torch.func.grad_and_value(sac_actor_loss, has_aux=True)(
-            network.actor, network, actor_key, batch, weight=weight, **networks
-        )
         slower = hparams.replace(learning_rate=hparams.actor_learning_rate)
-        learned, further = apply_gradients_with_temperature(learned, gradient, further, weight, slower, space, optimizer)
         bounds = {"low": space.low.to(batch.reward), "high": space.high.to(batch.reward), "num_actions": config.num_actions}
         bound = batch.extras["return_to_go"] if config.calibrated and "return_to_go" in batch.extras else None
-        gradient, (_, metrics) = torch.func.grad_and_value(cql_critic_loss, has_aux=True)(
-            *(network.critic, network, learned.target, critic_key, batch),
-            **{"gamma": gamma, "penalty_weight": hparams.penalty_weight, "lower_bound": bound, "weight": weight, **bounds, **networks},
-        )
-        learned = apply_gradients(learned, gradient, hparams.learning_rate, optimizer, part="critic")
+        options = {"gamma": gamma, "penalty_weight": hparams.penalty_weight, "lower_bound": bound, "weight": weight, **bounds, **networks}
+
+        def actor_loss(actor: Any) -> tuple[torch.Tensor, Metrics]:
+            return sac_actor_loss(actor, network, actor_key, batch, weight=weight, **networks)
+
+        def critic_loss(critic: Any) -> tuple[torch.Tensor, Metrics]:
+            return cql_critic_loss(critic, network, learned.target, critic_key, batch, **options)
+
+        learned, further = minimize_with_temperature(actor_loss, learned, weight, slower, space, optimizer)
+        learned, metrics = minimize(critic_loss, learned, hparams.learning_rate, optimizer, "critic")
         target = soft_update(learned.network.critic, learned.target, tau=hparams.tau)
         return learned.replace(target=target), {**further, **metrics}
 
@@ -194,10 +197,12 @@ def _discrete_learner(env: AnyEnv, config: Any, optimizer: Any, *, actor: Any, c
         return network, tree.map(torch.clone, network), start_optimizer(optimizer, network)
 
     def learn(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: Any) -> Any:
-        gradient, (_, metrics) = torch.func.grad_and_value(discrete_cql_loss, has_aux=True)(
-            learned.network, learned.target, batch, apply=net.apply, gamma=gamma, penalty_weight=hparams.penalty_weight, weight=weight
-        )
-        learned = apply_gradients(learned, gradient, hparams.learning_rate, optimizer)
+        options = {"gamma": gamma, "penalty_weight": hparams.penalty_weight, "weight": weight}
+
+        def loss(network: Any) -> tuple[torch.Tensor, Metrics]:
+            return discrete_cql_loss(network, learned.target, batch, apply=net.apply, **options)
+
+        learned, metrics = minimize(loss, learned, hparams.learning_rate, optimizer)
         return learned.replace(target=soft_update(learned.network, learned.target, tau=hparams.tau)), metrics
 
     def act(params: ActorParams, key: torch.Tensor, observation: Any) -> torch.Tensor:

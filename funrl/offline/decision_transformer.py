@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from funrl import _check, optim, random, tree
-from funrl.algos import ActorParams, Algorithm, Learned, apply_gradients, configure, half_width, in_dtype_of
+from funrl.algos import ActorParams, Algorithm, Learned, configure, half_width, in_dtype_of, minimize
 from funrl.algos.off_policy import Learner
 from funrl.env import AnyEnv, Transition
 from funrl.losses import decision_transformer_loss
@@ -20,6 +20,7 @@ from funrl.offline._views import Window, windows
 from funrl.policies import StatefulPolicy
 from funrl.spaces import Discrete
 from funrl.transforms import compose, target_return
+from funrl.typing import Metrics
 
 __all__ = ["DTConfig", "make"]
 
@@ -122,11 +123,14 @@ def _learner(env: AnyEnv, config: DTConfig) -> Learner:
 
     def learn(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: Any) -> Any:
         scale = 1.0 if discrete else half_width(space, batch.reward)
-        gradient, (_, metrics) = torch.func.grad_and_value(decision_transformer_loss, has_aux=True)(
-            learned.network, Window(batch, **batch.extras), apply=predict, key=key if config.dropout else None, scale=scale
-        )
+        window, dropout_key = Window(batch, **batch.extras), key if config.dropout else None
+
+        def loss(network: Any) -> tuple[torch.Tensor, Metrics]:
+            return decision_transformer_loss(network, window, apply=predict, key=dropout_key, scale=scale)
+
         rate = hparams.learning_rate * ((learned.num_updates + 1) / hparams.warmup_updates).clamp(max=1.0)
-        return apply_gradients(learned, gradient, rate, _optimizer(hparams, rate)), {**metrics, "learning_rate": rate}
+        learned, metrics = minimize(loss, learned, rate, _optimizer(hparams, rate))
+        return learned, {**metrics, "learning_rate": rate}
 
     act, greedy = (_policy(predict, config, space, env.observation_space.shape[0], random_draw=draw) for draw in (True, False))
     return Learner(init, learn, act, greedy, no_schedule)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from funrl import _check, nn, random, schedules, tree
-from funrl.algos import Algorithm, Learned, apply_gradients, batchwise, start_optimizer
+from funrl.algos import Algorithm, Learned, actor_and_critics, batchwise, minimize, start_optimizer
 from funrl.algos.off_policy import Learner
 from funrl.env import AnyEnv, Transition
 from funrl.losses import advantage_weighted_loss, iql_critic_loss, iql_value_loss
@@ -14,9 +14,10 @@ from funrl.nn import OwnNet
 from funrl.offline import _skeleton as skeleton
 from funrl.offline._dataset import Dataset
 from funrl.offline._online import OnlineConfig
-from funrl.offline._parts import actor_and_critics, gaussian_actor, gaussian_policy
+from funrl.offline._parts import gaussian_actor, gaussian_policy
 from funrl.offline._skeleton import Data, EnvOrSpaces, OfflineConfig
 from funrl.optim import Optimizer, soft_update
+from funrl.typing import Metrics
 
 __all__ = ["IQLConfig", "IQLOnlineConfig", "IQLParams", "make", "online"]
 
@@ -145,7 +146,7 @@ def _learner(env: AnyEnv, config: Any, optimizer: Any, *, actor: Any, critic: An
     _check.fields(config, "(0, inf)", "max_weight")
     _check.fields(config, "(0, inf]", "decay_updates")
     space: Any = env.action_space
-    policy, critics = actor_and_critics(gaussian_actor, env, config, actor, critic)
+    policy, critics = actor_and_critics(gaussian_actor, config, env, actor, critic, 2)
     own = batchwise("value", value, env.observation_space, 1)
     baseline = own or nn.mlp(config.num_cells, 1, activation=config.activation, out_init=nn.orthogonal(1.0))
     networks: dict[str, Any] = {"value": lambda params, x: baseline.apply(params, x).squeeze(-1), "critic": critics.apply}
@@ -158,21 +159,22 @@ def _learner(env: AnyEnv, config: Any, optimizer: Any, *, actor: Any, critic: An
         return network, tree.map(torch.clone, network.critic), start_optimizer(optimizer, network, "actor", "critic", "value")
 
     def learn(key: torch.Tensor, learned: Learned, batch: Transition, gamma: torch.Tensor, weight: torch.Tensor, hparams: Any) -> Any:
-        network, rate = learned.network, hparams.learning_rate
-        gradient, (_, metrics) = torch.func.grad_and_value(iql_value_loss, has_aux=True)(
-            network.value, learned.target, batch, expectile=hparams.expectile, weight=weight, **networks
-        )
-        learned, advantage = apply_gradients(learned, gradient, rate, optimizer, part="value"), metrics.pop("advantage")
-        weights = {"temperature": hparams.temperature, "max_weight": hparams.max_weight}
-        gradient, (_, further) = torch.func.grad_and_value(advantage_weighted_loss, has_aux=True)(
-            network.actor, advantage, batch, actor=policy.apply, weight=weight, **weights
-        )
+        rate, weights = hparams.learning_rate, {"temperature": hparams.temperature, "max_weight": hparams.max_weight}
+
+        def value_loss(value: Any) -> tuple[torch.Tensor, Metrics]:
+            return iql_value_loss(value, learned.target, batch, expectile=hparams.expectile, weight=weight, **networks)
+
+        def actor_loss(actor: Any) -> tuple[torch.Tensor, Metrics]:
+            return advantage_weighted_loss(actor, advantage, batch, actor=policy.apply, weight=weight, **weights)
+
+        def critic_loss(critic: Any) -> tuple[torch.Tensor, Metrics]:
+            return iql_critic_loss(critic, learned.network.value, batch, gamma=gamma, weight=weight, **networks)
+
+        learned, metrics = minimize(value_loss, learned, rate, optimizer, "value")
+        advantage = metrics.pop("advantage")
         actor_rate = schedules.cosine(rate, 0.0, hparams.decay_updates)(learned.num_updates)
-        learned = apply_gradients(learned, gradient, actor_rate, optimizer, part="actor")
-        gradient, (_, last) = torch.func.grad_and_value(iql_critic_loss, has_aux=True)(
-            network.critic, learned.network.value, batch, gamma=gamma, weight=weight, **networks
-        )
-        learned = apply_gradients(learned, gradient, rate, optimizer, part="critic")
+        learned, further = minimize(actor_loss, learned, actor_rate, optimizer, "actor")
+        learned, last = minimize(critic_loss, learned, rate, optimizer, "critic")
         target = soft_update(learned.network.critic, learned.target, tau=hparams.tau)
         return learned.replace(target=target), {**metrics, **further, **last}
 

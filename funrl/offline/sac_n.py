@@ -8,8 +8,9 @@ from funrl import _check, tree
 from funrl.algos import (
     Algorithm,
     Learned,
-    apply_all_gradients,
+    actor_and_critics,
     init_soft_actor_critic,
+    minimize,
     soft_policy,
     start_optimizer,
     stochastic_actor,
@@ -20,7 +21,6 @@ from funrl.env import AnyEnv, Transition
 from funrl.losses import SoftActorCritic, ensemble_diversity_loss, sac_loss
 from funrl.nn import OwnNet
 from funrl.offline import _skeleton as skeleton
-from funrl.offline._parts import actor_and_critics
 from funrl.offline._skeleton import Data, EnvOrSpaces, OfflineConfig
 from funrl.optim import Optimizer, soft_update
 
@@ -94,7 +94,7 @@ def learner(env: AnyEnv, config: Any, optimizer: Optimizer | None, *, actor: Any
     skeleton.check(title, env, actor, critic)
     _check.fields(config, "[2, inf)", "num_critics")
     space: Any = env.action_space
-    policy, critics = actor_and_critics(stochastic_actor, env, config, actor, critic, 2)
+    policy, critics = actor_and_critics(stochastic_actor, config, env, actor, critic, config.num_critics)
     if diverse:
         _check.fields(config, "[0, inf)", "diversity")
 
@@ -114,8 +114,7 @@ def learner(env: AnyEnv, config: Any, optimizer: Optimizer | None, *, actor: Any
             alike, further = ensemble_diversity_loss(network.critic, batch, critic=critics.apply, weight=weight)
             return loss + 0.5 * hparams.diversity * alike, {**metrics, **further}  # the paper's squared errors have no factor 1/2
 
-        gradient, (_, metrics) = torch.func.grad_and_value(objective, has_aux=True)(learned.network)
-        learned = apply_all_gradients(learned, gradient, hparams.learning_rate, optimizer, _PARTS)
+        learned, metrics = minimize(objective, learned, hparams.learning_rate, optimizer, *_PARTS)
         return learned.replace(target=soft_update(learned.network.critic, learned.target, tau=hparams.tau)), metrics
 
     return Learner(init, learn, *soft_policy(policy))
