@@ -176,7 +176,6 @@ from funrl.algos._algorithm import (
     in_dtype_of as in_dtype_of,
     make_hparams,
     receiving as receiving,
-    start_actor as start_actor,
     start_state as start_state,
 )
 from funrl.algos._arguments import configure as configure, make_config

@@ -17,12 +17,10 @@ from funrl.algos import (
     collecting,
     configure,
     dqn,
-    episodes,
     in_dtype_of,
-    make_hparams,
     receiving,
     sac,
-    start_actor,
+    start_state,
 )
 from funrl.env import Env, Transition
 from funrl.envs import reach
@@ -166,21 +164,12 @@ def make(
 
     def init(key: torch.Tensor, hparams: Mapping[str, torch.Tensor] = MappingProxyType({})) -> State:
         env_key, manager_key, worker_key = random.split(key, 3).unbind(0)
-        env_params, actor = start_actor(env_key, env, config)
-        reward, count = actor.timestep.reward, torch.zeros((), dtype=torch.int64, device=key.device)
-        own = make_hparams(config, torch.zeros_like(reward[0]), hparams)
-        manager, worker = (level.init(k).learner for level, k in ((levels.manager, manager_key), (levels.worker, worker_key)))
-        params = _join(manager.params, worker.params)
-        learner = LearnerState(
-            params=params,
-            target=_rest(manager, worker),
-            hparams=own,
-            num_steps=count,
-            num_updates=count.clone(),
-            env_params=env_params,
-            episodes=episodes.start(reward),
-        )
-        return tree.map(torch.Tensor.contiguous, State(acting.with_memory(params, actor, env=env, policy=policy), learner))
+        manager, worker = levels.manager.init(manager_key).learner, levels.worker.init(worker_key).learner
+        params, count = _join(manager.params, worker.params), worker.num_updates.clone()
+        own = {"params": params, "target": _rest(manager, worker), "num_updates": count}
+        state = start_state(env_key, env, config, hparams, lambda *args: own)
+        actor = acting.with_memory(params, state.actor, env=env, policy=policy)
+        return tree.map(torch.Tensor.contiguous, state.replace(actor=actor))
 
     def learn(key: torch.Tensor, learner: LearnerState, transitions: Transition) -> tuple[LearnerState, Metrics]:
         learner, samples, metrics = receive(learner, transitions)

@@ -246,5 +246,4 @@ def _heads(config: VariBADConfig, env: AnyEnv) -> Any:
     """Make policy and value of observations with beliefs."""
     width = env.observation_space.shape[0] + 2 * config.latent_size
     known = env._replace(observation_space=Box(float("-inf"), float("inf"), (width,)))
-    names = ("num_envs", "num_steps", "num_cells", "activation", "trunk", "uniform_mix", "initial_log_std")
-    return on_policy.networks(on_policy.ActorCriticConfig(**{name: getattr(config, name) for name in names}), known)
+    return on_policy.networks(config.replace(recurrent="none"), known)
