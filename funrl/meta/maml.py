@@ -21,7 +21,7 @@ from funrl.typing import Metrics
 
 __all__ = ["MAMLConfig", "make", "returns"]
 
-_ESTIMATORS = {"dice": dice_loss, "surrogate": surrogate_loss}
+_ESTIMATORS = {"surrogate": surrogate_loss, "dice": dice_loss}
 
 
 @tree.dataclass
@@ -289,8 +289,7 @@ def _check_config(env: AnyEnv, config: MAMLConfig) -> None:
         raise ValueError(f"env: MAML needs vectors as observations, but {env.name} has {env.observation_space}")
     if config.reptile and config.learn_step_size:
         raise ValueError("reptile: learns no step sizes; set learn_step_size=False")
-    if config.estimator not in _ESTIMATORS:
-        raise ValueError(f"estimator: expected 'surrogate' or 'dice', got {config.estimator!r}")
+    _check.one_of("estimator", config.estimator, _ESTIMATORS)
     _check.divisor("num_tasks", config.num_tasks, config.num_envs, "num_envs")
     if config.num_steps % (config.inner_steps + 1):
         raise ValueError(f"num_steps: expected a multiple of inner_steps + 1 = {config.inner_steps + 1}, got {config.num_steps}")
