@@ -221,7 +221,7 @@ def minimize_with_temperature(
 def soft_policy(actor: nn.Net, exploration: schedules.Schedule | None = None) -> tuple[Any, Any, Any]:
     """Return ``sample``, ``greedy`` and ``schedule`` of a :class:`~funrl.algos.off_policy.Learner` with a stochastic policy.
 
-    The share of uniformly random actions is ``exploration(num_steps)`` if given, else 0.
+    The share of uniformly random actions is ``exploration(num_steps)`` if given; otherwise there is no schedule.
 
     Example:
         >>> from funrl import spaces
@@ -240,7 +240,6 @@ def soft_policy(actor: nn.Net, exploration: schedules.Schedule | None = None) ->
     def greedy(params: ActorParams, key: torch.Tensor, observation: torch.Tensor) -> torch.Tensor:
         return actor.apply(params.network.actor, observation).mode()
 
-    def schedule(hparams: Any, num_steps: torch.Tensor) -> tuple[torch.Tensor, Any]:
-        return torch.zeros_like(hparams.gamma) if exploration is None else scheduled(exploration, num_steps, hparams.gamma), ()
-
-    return sample, greedy, schedule
+    if exploration is None:
+        return sample, greedy, None
+    return sample, greedy, lambda hparams, num_steps: (scheduled(exploration, num_steps, hparams.gamma), ())

@@ -68,7 +68,7 @@ class Learner(NamedTuple):
             Discrete actions are counted from 0.
         greedy: the policy without exploration, with the same signature.
         schedule: ``schedule(hparams, num_steps) -> (random, noise)``: the fields of :class:`~funrl.algos.ActorParams` after
-            ``learning_starts``.
+            ``learning_starts``; None: no random actions, and no noise.
         delayed: an update after every ``delay``-th gradient step, on the same batch, with the signature of ``learn``. Its metrics have
             other names than those of ``learn``, without ``td_error``.
         delay: number of gradient steps between two delayed updates; divides ``num_updates``.
@@ -78,7 +78,7 @@ class Learner(NamedTuple):
     learn: Callable[..., Any]
     sample: Callable[..., Any]
     greedy: Callable[..., Any]
-    schedule: Callable[..., Any]
+    schedule: Callable[..., Any] | None = None
     delayed: Callable[..., Any] | None = None
     delay: int = 1
 
@@ -119,7 +119,6 @@ def make(
         ...     ),
         ...     sample=lambda params, key, observation: torch.tensor(0),
         ...     greedy=lambda params, key, observation: torch.tensor(1),
-        ...     schedule=lambda hparams, num_steps: (torch.zeros(()), ()),
         ... )
         >>> config = funrl.algos.crossq.CrossQConfig(num_steps=8, num_updates=2, learning_starts=0, buffer_size=100)
         >>> algo = make("mean", funrl.envs.make("CartPole-v1"), config, spec)
@@ -203,7 +202,7 @@ def _first(env: AnyEnv) -> int:
 
 def _exploration(spec: Learner, config: Any, hparams: Any, num_steps: torch.Tensor) -> dict[str, Any]:
     """Return the fields of :class:`~funrl.algos.ActorParams` that depend on the number of environment steps."""
-    share, noise = spec.schedule(hparams, num_steps)
+    share, noise = spec.schedule(hparams, num_steps) if spec.schedule else (torch.zeros_like(hparams.gamma), ())
     # A copy, which does not share memory with a hyperparameter.
     return {"random": torch.where(num_steps < config.learning_starts, 1.0, share), "noise": tree.map(torch.clone, noise)}
 

@@ -84,18 +84,7 @@ def deterministic_policy(actor: nn.Net) -> tuple[Any, Any, Any]:
     def act(params: ActorParams, key: torch.Tensor, observation: Any) -> torch.Tensor:
         return actor.apply(params.network.actor, observation)
 
-    return act, act, no_schedule
-
-
-def no_schedule(hparams: Any, num_steps: torch.Tensor) -> tuple[torch.Tensor, Any]:
-    """Return the random share of actions, 0, and no noise.
-
-    Example:
-        >>> from types import SimpleNamespace
-        >>> no_schedule(SimpleNamespace(gamma=torch.tensor(0.9)), torch.tensor(0))
-        (tensor(0.), ())
-    """
-    return torch.zeros_like(hparams.gamma), ()
+    return act, act, None
 
 
 def delayed_learner(

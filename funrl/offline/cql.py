@@ -27,7 +27,6 @@ from funrl.offline import _skeleton as skeleton
 from funrl.offline._dataset import Dataset, check_dataset
 from funrl.offline._files import Stream
 from funrl.offline._online import OnlineConfig
-from funrl.offline._parts import no_schedule
 from funrl.offline._skeleton import Data, EnvOrSpaces, OfflineConfig
 from funrl.optim import Optimizer, soft_update
 from funrl.spaces import Discrete
@@ -208,4 +207,4 @@ def _discrete_learner(env: AnyEnv, config: Any, optimizer: Any, *, actor: Any, c
     def act(params: ActorParams, key: torch.Tensor, observation: Any) -> torch.Tensor:
         return net.apply(params.network, observation).argmax(-1)
 
-    return Learner(init, learn, act, act, no_schedule)
+    return Learner(init, learn, act, act)

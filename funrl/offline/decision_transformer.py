@@ -13,7 +13,6 @@ from funrl.losses import decision_transformer_loss
 from funrl.nn import Net
 from funrl.offline import _skeleton as skeleton
 from funrl.offline._dataset import Dataset, check_dataset
-from funrl.offline._parts import no_schedule
 from funrl.offline._skeleton import EnvOrSpaces, OfflineConfig
 from funrl.offline._transformer import episode_transformer, last_rows
 from funrl.offline._views import Window, windows
@@ -133,7 +132,7 @@ def _learner(env: AnyEnv, config: DTConfig) -> Learner:
         return learned, {**metrics, "learning_rate": rate}
 
     act, greedy = (_policy(predict, config, space, env.observation_space.shape[0], random_draw=draw) for draw in (True, False))
-    return Learner(init, learn, act, greedy, no_schedule)
+    return Learner(init, learn, act, greedy)
 
 
 def _model(config: DTConfig, space: Any) -> tuple[Net, Callable[..., torch.Tensor]]:
