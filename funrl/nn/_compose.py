@@ -158,6 +158,7 @@ class Chain:
     def apply(self, params: tuple[Any, ...], entries: dict[str, Any], *, key: torch.Tensor | None = None) -> dict[str, Any]:
         """Return a new dict of ``entries`` and the outputs of the parts. A noisy part i gets key i of ``random.split(key, len(chain))``."""
         self._check(entries, "chain.apply")
+        _check.count("chain.apply: params", params, len(self), "parts", "make them with this chain's init")
         return sequential(*self.parts).apply(params, entries, key=key)
 
     def _check(self, entries: Any, what: str) -> None:

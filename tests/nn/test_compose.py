@@ -174,7 +174,7 @@ X = torch.zeros(5)
         (lambda: nn.chain(nn.mlp((), 2)), TypeError, "part 0: expected a net that nn.keyed or nn.chain returned, got a Net; wrap it"),
         (lambda: SEQUENCE.init(KEY, {"obs": X}), ValueError, r"part 0 reads 'observation', which no part before it writes.*got \['obs'\]"),
         (lambda: SEQUENCE[1:].init(KEY, {"action": X}), ValueError, "part 0 reads 'hidden', which no part before it writes and the caller"),
-        (lambda: SEQUENCE.apply((), {"observation": X}), ValueError, "expected 3 parts, got 0"),
+        (lambda: SEQUENCE.apply((), {"observation": X}), ValueError, "chain.apply: params: expected 3 parts, got 0"),
         (lambda: nn.ensemble(nn.mlp((), 2), 0), ValueError, "ensemble: n: expected an integer of at least 1, got 0"),
         (lambda: nn.ensemble(nn.mlp((), 2), 2, inputs="all"), ValueError, "inputs: expected 'shared' or 'each', got 'all'"),
         (lambda: nn.ensemble(nn.mlp((), 2), 3).apply(nn.mlp((), 2).init(KEY, X), X), ValueError, r"expected leaves \[3, ...\], one for"),
