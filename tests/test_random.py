@@ -34,6 +34,14 @@ def test_mix_gives_the_published_splitmix64_vector():
     assert unsigned(_splitmix.mix(states)) == published == splitmix64.sequence(1234567, 5)
 
 
+def test_words_of_python_integers_are_those_of_tensors():
+    counters = torch.arange(-3, 40)
+    for seed in (0, 1, -5, 2**62 + 7):
+        key = random.key(seed)
+        words = _splitmix.shift(_splitmix.output(key, counters, 3), 33)
+        assert words.tolist() == [_splitmix.shift(_splitmix.output(int(key), int(i), 3), 33) for i in counters]
+
+
 @pytest.mark.parametrize("domain, draw", [(_splitmix.BITS, random.bits), (_splitmix.SPLIT, random.split)])
 def test_counters_reach_positions_of_splitmix64(domain, draw):
     key = random.key(9)

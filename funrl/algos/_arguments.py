@@ -9,11 +9,11 @@ import torch
 from funrl import _check, buffers, nn, optim, policies, schedules, tree
 from funrl.typing import Metrics
 
-# The options that each argument replaces.
 # Metrics that a step adds itself, and metrics of losses that have one value for each sample.
 _RESERVED = "steps episode_return episode_return_min episode_return_max episode_length episodes updates learning_rate".split()
 _SHAPED = ("td_error", "log_prob", "statistics")
 _CONVOLUTIONS = ("num_channels", "kernel_size", "stride", "layout")
+# The options that each argument replaces.
 _REPLACED = {
     "network": (*_CONVOLUTIONS, "num_cells", "activation", "trunk", "dueling", "noisy"),
     "buffer": ("buffer_size", "prioritized", "priority_alpha", "priority_beta"),
@@ -85,8 +85,7 @@ def configure(kind: type, options: Mapping[str, Any], **arguments: Any) -> tuple
         if name not in fields:
             _check_word(kind, name, arguments)
     config = make_config(kind, dict(options))
-    for interval, names in _INTERVALS.items():
-        _check.fields(config, interval, *(name for name in names if name in fields))
+    check_intervals(config)
     given = {name: value for name, value in arguments.items() if value is not None}
     if "actor" in given and "critic" in given:
         _check_unused("actor, critic", ("num_cells", "activation", "momentum"), options)
@@ -94,6 +93,21 @@ def configure(kind: type, options: Mapping[str, Any], **arguments: Any) -> tuple
         _check_kind(kind, name, value)
         _check_unused(name, _replaced(name, value, options), options)
     return config, given
+
+
+def check_intervals(config: Any) -> None:
+    """Raise a ValueError if a number in a configuration is out of the interval that its name has in every algorithm.
+
+    Example:
+        >>> import funrl
+        >>> check_intervals(funrl.algos.ppo.PPOConfig(num_envs=0))
+        Traceback (most recent call last):
+        ...
+        ValueError: num_envs: expected a number of at least 1, got 0
+    """
+    fields = {field.name for field in dataclasses.fields(config)}
+    for interval, names in _INTERVALS.items():
+        _check.fields(config, interval, *(name for name in names if name in fields))
 
 
 def make_config(kind: type, options: dict[str, Any]) -> Any:

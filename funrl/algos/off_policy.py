@@ -9,6 +9,7 @@ import torch
 
 from funrl import _check, acting, buffers, random, tree
 from funrl.algos._algorithm import Algorithm, annealed, check_copies, collecting, in_dtype_of, receiving, start_state
+from funrl.algos._arguments import check_intervals
 from funrl.algos._state import ActorParams, Learned, LearnerState, State
 from funrl.algos.images import advice, check_observations, is_vector
 from funrl.compiler import scan
@@ -348,6 +349,7 @@ def check(name: str, env: AnyEnv, config: Any, *, discrete: bool, observations: 
         ValueError: env: DQN expects Discrete actions, got Box(...); for continuous ones take ddpg, td3 or sac
     """
     check_copies(config, env)
+    check_intervals(config)
     _check.fields(config, "[1, inf)", "num_steps")
     _check.fields(config, f"[1, {config.num_steps}]", "n_step")
     actions, space = env.action_space, env.observation_space

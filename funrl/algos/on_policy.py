@@ -10,7 +10,7 @@ import torch
 from funrl import _across, _check, acting, optim, policies, random, tree
 from funrl.algos import _actor_critic as actor_critic
 from funrl.algos._algorithm import Algorithm, annealed, check_copies, collecting, receiving, start_state
-from funrl.algos._arguments import with_default
+from funrl.algos._arguments import check_intervals, with_default
 from funrl.algos._heads import check_actions
 from funrl.algos._state import ActorParams, LearnerState, State
 from funrl.algos.images import ImageConfig, check_layers, check_observations
@@ -328,6 +328,7 @@ def check(config: Any, env: AnyEnv, network: Any = None) -> None:
         ValueError: num_steps: expected a number of at least 1, got 0
     """
     check_copies(config, env)
+    check_intervals(config)
     _check.fields(config, "[1, inf)", "num_steps")
     if network is None:
         check_layers(config, env)

@@ -7,7 +7,7 @@ import torch
 
 from funrl.random._checks import Shape, check_key, size_of
 
-Words = Any  # int64: a torch.Tensor or, which is faster for a few words on the host, a np.ndarray
+Words = Any  # int64: a torch.Tensor or, which is faster for a few words on the host, an int of Python (whose low 64 bits count)
 
 
 def int64(x: int) -> int:
@@ -22,7 +22,7 @@ SEED, SPLIT, FOLD, BITS = map(int64, (0x6A09E667F3BCC908, 0xBB67AE8584CAA73B, 0x
 
 
 def shift(z: Words, n: int) -> Words:
-    """Shift the words z, int64, right by n bits and fill with zeros (torch's own shift, as NumPy's, copies the sign)."""
+    """Shift the words z, right by n bits and fill with zeros (torch's own shift copies the sign)."""
     return (z >> n) & ((1 << (64 - n)) - 1)
 
 
@@ -34,7 +34,7 @@ def mix(z: Words) -> Words:
 
 
 def output(key: Words, counter: Words, domain: int) -> Words:
-    """Return the words of a key for the counters, int64, tensors or arrays [n]; ``domain`` is one of the constants C above."""
+    """Return the words of a key for the counters; ``domain`` is one of the constants C above."""
     # The xor is first, as inductor treats arange * constant + key as an index, and fails for integers beyond 64 bits.
     return mix(key + (counter ^ domain) * GOLDEN)
 

@@ -626,3 +626,9 @@ def test_metrics_of_a_loss_do_not_take_the_names_of_the_learners_own(name):
     algo = make(name, loss=loss)
     with pytest.raises(ValueError, match="loss: expected metrics of other names than the learner's own, got 'episode_return'"):
         algo.step(random.key(1), algo.init(random.key(0)))
+
+
+def test_a_configuration_that_was_built_by_hand_is_checked():
+    config = funrl.algos.ppo.PPOConfig(num_envs=-1)
+    with pytest.raises(ValueError, match="num_envs: expected a number of at least 1, got -1"):
+        funrl.algos.ppo.build("mine", funrl.envs.make("CartPole-v1"), config, {})

@@ -191,8 +191,8 @@ class _Host:
     def _seeds(self, key: Key, rows: list[int]) -> dict[int, int]:
         """Return a seed of 31 bits for each row by SplitMix64; the seed of a row does not depend on the other rows."""
         _check.key(f"{self.name}: key", key)
-        words = output(numpy(key), np.array(rows, np.int64) + 1, 0)  # for a few rows NumPy is several times as fast as torch
-        return dict(zip(rows, shift(words, 33).tolist(), strict=True))
+        start = int(numpy(key))  # a few words are fastest as Python's integers
+        return {i: shift(output(start, i + 1, 0), 33) for i in rows}
 
     def _rows(self, where: torch.Tensor) -> list[int]:
         _check.flag(f"{self.name}: where", where, "True for the copies to change", shape=self.shape)
