@@ -1,13 +1,16 @@
 """The networks of actors and critics."""
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 
 from funrl import distributions, nn, random, tree
-from funrl.algos.images import check_layers, encoder
+from funrl.algos._heads import action_head
+from funrl.algos.images import above, check_layers, encoder
 from funrl.env import AnyEnv
+from funrl.losses import take
 from funrl.spaces import Box, Dict, Tuple
 
 
@@ -275,3 +278,72 @@ def q_network(
     below = encoder(config, env.observation_space)
     net = net if below is None else nn.sequential(below, net)
     return nn.sequential(net, lambda x: x.squeeze(-1)) if num_atoms == 1 else net
+
+
+class OptionNetworks(NamedTuple):
+    """The networks of K options.
+
+    Attributes:
+        init: ``init(key, observation) -> params``.
+        values: ``values(params, observation) -> [..., K]``.
+        termination: ``termination(params, observation, option [...]) -> [...]``, the probability that an option terminates.
+        policy: ``policy(params, observation, option [...])``: the distribution over actions of batch shape [...].
+        all: ``all(params, observation, option) -> (distribution, value [...], termination [...])`` of an option.
+        choose: ``choose(params, key, option [], observation, reset, epsilon) -> int64 []``: the option that acts: the current one, or
+            another if that terminates or an episode begins.
+    """
+
+    init: Callable[..., dict[str, Any]]
+    values: Callable[..., torch.Tensor]
+    termination: Callable[..., torch.Tensor]
+    policy: Callable[..., Any]
+    all: Callable[..., Any]
+    choose: Callable[..., torch.Tensor]
+
+
+def option_networks(config: Any, env: AnyEnv) -> OptionNetworks:
+    """Make the networks of the options of an ``OptionCriticConfig``.
+
+    Example:
+        >>> import funrl
+        >>> nets = option_networks(funrl.algos.option_critic.OptionCriticConfig(num_options=3), funrl.envs.make("CartPole-v1"))
+        >>> params = nets.init(random.key(0), torch.zeros(4))
+        >>> nets.values(params, torch.zeros(4)).shape
+        torch.Size([3])
+    """
+    head, k = action_head(env.action_space, config.uniform_mix), config.num_options
+    below = encoder(config, env.observation_space)
+
+    def body(size: tuple[int, ...], gain: float) -> nn.Net:
+        mlp = nn.mlp(config.num_cells, size, activation=config.activation, out_init=nn.orthogonal(gain))
+        return mlp if below is None else above(below, mlp)
+
+    parts = {"value": body((k,), 1.0), "termination": body((k,), 0.01), "policy": body((k, head.size), 0.01)}
+
+    def init(key: torch.Tensor, observation: Any) -> dict[str, Any]:
+        keys = random.split(key, len(parts)).unbind(0)
+        params: dict[str, Any] = {name: net.init(k, observation) for k, (name, net) in zip(keys, parts.items(), strict=True)}
+        scales = tree.leaves(params)[0].new_full((head.num_scales,), config.initial_log_std)
+        return {**params, "log_std": scales} if head.num_scales else params
+
+    def values(params: dict[str, Any], observation: Any) -> torch.Tensor:
+        return parts["value"].apply(params["value"], observation)
+
+    def termination(params: dict[str, Any], observation: Any, option: torch.Tensor) -> torch.Tensor:
+        return take(parts["termination"].apply(params["termination"], observation), option).sigmoid()
+
+    def policy(params: dict[str, Any], observation: Any, option: torch.Tensor) -> Any:
+        output = parts["policy"].apply(params["policy"], observation)
+        return head.distribution(take(output, option), params.get("log_std"))
+
+    def all_of(params: dict[str, Any], observation: Any, option: torch.Tensor) -> tuple[Any, torch.Tensor, torch.Tensor]:
+        value = take(values(params, observation), option)
+        return policy(params, observation, option), value, termination(params, observation, option)
+
+    def choose(params: Any, key: torch.Tensor, option: Any, observation: Any, reset: torch.Tensor, epsilon: Any) -> torch.Tensor:
+        stop_key, coin_key, option_key = random.split(key, 3).unbind(0)
+        other = random.randint(option_key, (), 0, k)
+        new = torch.where(random.bernoulli(coin_key, epsilon), other, values(params, observation).argmax(-1))
+        return torch.where(random.bernoulli(stop_key, termination(params, observation, option)) | reset, new, option)
+
+    return OptionNetworks(init, values, termination, policy, all_of, choose)

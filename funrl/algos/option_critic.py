@@ -1,19 +1,19 @@
 """The option-critic: options, their terminations and the choice among them, learned together."""
 
 import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
-from funrl import acting, nn, optim, policies, random, tree
+from funrl import acting, optim, policies, random, tree
 from funrl.algos import on_policy
 from funrl.algos._actor_critic import normalized
 from funrl.algos._algorithm import Algorithm
 from funrl.algos._arguments import configure
-from funrl.algos._heads import action_head, check_actions, project_action
+from funrl.algos._heads import check_actions, project_action
+from funrl.algos._networks import OptionNetworks, option_networks
 from funrl.algos._state import ActorParams
-from funrl.algos.images import above, check_observations, encoder
+from funrl.algos.images import check_observations
 from funrl.env import AnyEnv, Transition
 from funrl.losses import OptionBatch, option_critic_loss, take
 from funrl.returns import gae
@@ -96,15 +96,15 @@ def make(
 
     Reference: P.-L. Bacon, J. Harb, D. Precup, "The Option-Critic Architecture", 2016, arXiv:1609.05140; the returns and the deliberation
         cost are those of J. Harb, P.-L. Bacon, M. Klissarov, D. Precup, "When Waiting is not an Option: Learning Options with a
-        Deliberation
-        Cost", 2017, arXiv:1709.04571. Deviations: those of :func:`funrl.algos.a2c.make` and :func:`funrl.losses.option_critic_loss`.
+        Deliberation Cost",
+        2017, arXiv:1709.04571. Deviations: those of :func:`funrl.algos.a2c.make` and :func:`funrl.losses.option_critic_loss`.
     """
     config, given = configure(OptionCriticConfig, options, optimizer=optimizer, loss=loss)
     on_policy.check(config, env)
     check_observations(env)
     check_actions(env, config.uniform_mix, config.initial_log_std)
     # Policies know the space, and not the environment, so that they can be sent to workers.
-    nets, project = _networks(config, env), functools.partial(project_action, env.action_space)
+    nets, project = option_networks(config, env), functools.partial(project_action, env.action_space)
 
     def act(params: ActorParams, key: torch.Tensor, option: torch.Tensor, observation: Any, reset: torch.Tensor) -> tuple[Any, Any, Any]:
         choice_key, action_key = random.split(key).unbind(0)
@@ -142,28 +142,7 @@ def make(
     return on_policy.make("option_critic", env, config, spec, given, apply=nets.all)
 
 
-class _Networks(NamedTuple):
-    """The networks of K options.
-
-    Attributes:
-        init: ``init(key, observation) -> params``.
-        values: ``values(params, observation) -> [..., K]``.
-        termination: ``termination(params, observation, option [...]) -> [...]``, the probability that an option terminates.
-        policy: ``policy(params, observation, option [...])``: the distribution over actions of batch shape [...].
-        all: ``all(params, observation, option) -> (distribution, value [...], termination [...])`` of an option.
-        choose: ``choose(params, key, option [], observation, reset, epsilon) -> int64 []``: the option that acts: the current one, or
-            another if that terminates or an episode begins.
-    """
-
-    init: Callable[..., dict[str, Any]]
-    values: Callable[..., torch.Tensor]
-    termination: Callable[..., torch.Tensor]
-    policy: Callable[..., Any]
-    all: Callable[..., Any]
-    choose: Callable[..., torch.Tensor]
-
-
-def _prepare(nets: _Networks, params: Any, samples: Transition, hparams: OptionCriticConfig) -> OptionBatch:
+def _prepare(nets: OptionNetworks, params: Any, samples: Transition, hparams: OptionCriticConfig) -> OptionBatch:
     """Return the rows to learn from: advantages and targets of the options that acted, and what another option would have gained."""
     option = samples.extras["option"]
     both = nets.values(params, tree.stack([samples.observation, samples.next_observation]))
@@ -180,42 +159,3 @@ def _prepare(nets: _Networks, params: Any, samples: Transition, hparams: OptionC
             samples.terminated,
         )
     )  # fmt: skip
-
-
-def _networks(config: OptionCriticConfig, env: AnyEnv) -> _Networks:
-    head, k = action_head(env.action_space, config.uniform_mix), config.num_options
-    below = encoder(config, env.observation_space)
-
-    def body(size: tuple[int, ...], gain: float) -> nn.Net:
-        mlp = nn.mlp(config.num_cells, size, activation=config.activation, out_init=nn.orthogonal(gain))
-        return mlp if below is None else above(below, mlp)
-
-    parts = {"value": body((k,), 1.0), "termination": body((k,), 0.01), "policy": body((k, head.size), 0.01)}
-
-    def init(key: torch.Tensor, observation: Any) -> dict[str, Any]:
-        keys = random.split(key, len(parts)).unbind(0)
-        params: dict[str, Any] = {name: net.init(k, observation) for k, (name, net) in zip(keys, parts.items(), strict=True)}
-        scales = tree.leaves(params)[0].new_full((head.num_scales,), config.initial_log_std)
-        return {**params, "log_std": scales} if head.num_scales else params
-
-    def values(params: dict[str, Any], observation: Any) -> torch.Tensor:
-        return parts["value"].apply(params["value"], observation)
-
-    def termination(params: dict[str, Any], observation: Any, option: torch.Tensor) -> torch.Tensor:
-        return take(parts["termination"].apply(params["termination"], observation), option).sigmoid()
-
-    def policy(params: dict[str, Any], observation: Any, option: torch.Tensor) -> Any:
-        output = parts["policy"].apply(params["policy"], observation)
-        return head.distribution(take(output, option), params.get("log_std"))
-
-    def all_of(params: dict[str, Any], observation: Any, option: torch.Tensor) -> tuple[Any, torch.Tensor, torch.Tensor]:
-        value = take(values(params, observation), option)
-        return policy(params, observation, option), value, termination(params, observation, option)
-
-    def choose(params: Any, key: torch.Tensor, option: Any, observation: Any, reset: torch.Tensor, epsilon: Any) -> torch.Tensor:
-        stop_key, coin_key, option_key = random.split(key, 3).unbind(0)
-        other = random.randint(option_key, (), 0, k)
-        new = torch.where(random.bernoulli(coin_key, epsilon), other, values(params, observation).argmax(-1))
-        return torch.where(random.bernoulli(stop_key, termination(params, observation, option)) | reset, new, option)
-
-    return _Networks(init, values, termination, policy, all_of, choose)
