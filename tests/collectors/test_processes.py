@@ -273,7 +273,7 @@ def test_a_state_is_as_large_as_its_episodes_are_long(tmp_path):
         assert tree.equal([next(collector) for _ in range(3)], rest)
     with collectors.synchronous(make, None, (), max_frames_per_traj=3, **options) as collector:
         state = checkpoint.load(tmp_path / "state", collector.state())[0]
-        with pytest.raises(ValueError, match=r"up to 4 steps, and an episode may have 3 here.*max_frames_per_traj"):
+        with pytest.raises(ValueError, match=r"up to 4 steps, and the limit here is 3.*max_frames_per_traj"):
             collector.restore(state)
 
 
