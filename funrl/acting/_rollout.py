@@ -1,4 +1,4 @@
-"""Single steps, the reset at the end of an episode, and rollouts as one loop, or on the host as a loop in Python."""
+"""Single steps, the reset at the end of an episode, and rollouts: one ``scan``, or for environments on the host a loop in Python."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -264,7 +264,7 @@ def rollout(
 
     Args:
         params: the parameters of ``act``.
-        key: a key [], or the keys of all steps, [T, 3] or [T, B, 3], such as some of those of a longer rollout.
+        key: a key []; except on the host also the keys of all steps, [T, 3] or [T, B, 3], such as some of those of a longer rollout.
         actor: an :class:`~funrl.acting.ActorState`, from :func:`funrl.acting.start` or the last rollout, or the result of ``env.reset``.
             With B environments all its leaves are [B, ...].
         env_params: the physical constants, shared by all environments; those of :func:`funrl.envs.vectorize` may have

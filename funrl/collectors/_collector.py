@@ -68,9 +68,9 @@ class Collector(ABC):
     Attributes:
         frames: the number of steps delivered so far.
         version: the version of the latest parameters; 0 until :meth:`update_params` is called.
-        staleness: how many versions older than the latest ones the parameters of the last batch were when it was delivered.
+        staleness: the number of newer versions of the parameters that existed when the last batch was delivered.
         discarded_frames: the number of steps that were collected but not delivered, because their parameters were too old.
-        lost_frames: the number of steps that were requested but not delivered when a restored state was saved; they are collected again.
+        lost_frames: the sum of ``in_flight`` over the states given to :meth:`restore`; these steps are collected again.
         restarts: the number of lost workers that were replaced.
         processes: the ids of the worker processes.
     """
@@ -133,7 +133,7 @@ class Collector(ABC):
         return self._tracker.num_copies
 
     def update_params(self, params: Any) -> None:
-        """Give the workers new parameters. Batches that begin from now on use them.
+        """Give the workers new parameters. Batches that begin from now on use them; with Ray, batches that are requested from now on.
 
         Args:
             params: a tree of the same structure, shapes and dtypes as the one given to the collector.

@@ -97,7 +97,7 @@ class LocalWorkers(Transport):
         try:
             self.handles[worker].pipe.send_bytes(pickle.dumps((method, args)))
         except OSError:
-            pass  # as for a handle
+            pass  # the worker has died; wait will notice, as in WorkerHandle.send
 
     def wait(self, seconds: float) -> list[tuple[int, Answer]]:
         pipes: dict[Any, int] = {handle.pipe: worker for worker, handle in enumerate(self.handles)}

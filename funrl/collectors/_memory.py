@@ -92,7 +92,7 @@ class Published:
     A file lock excludes such mixtures; the system releases the lock of a process that dies.
     """
 
-    message = None  # in requests, as the workers read them here
+    message = None  # requests carry no parameters, as the workers read them from this shared memory
 
     def __init__(self, specs: Any, handle: int | None = None):
         self.specs = {"version": Spec((), torch.int64), "params": specs}

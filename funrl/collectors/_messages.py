@@ -13,7 +13,7 @@ from funrl.collectors._worker import Answer, Facts, slot_specs
 
 
 class Latest:
-    """The latest parameters, and the ``message`` that carries them to workers: what ``send`` made of them."""
+    """The latest parameters, and the ``message`` that carries them to workers: the result of :meth:`Transport.send`."""
 
     def __init__(self, params: Any, transport: "Transport"):
         self.specs, self.transport = spec(params), transport
@@ -89,7 +89,7 @@ class Transport(ABC):
 
     @abstractmethod
     def wait(self, seconds: float) -> Sequence[tuple[int, Answer]]:
-        """Wait for answers; return those that have arrived, of each such worker at least its oldest, or none after ``seconds``."""
+        """Wait at most ``seconds`` for an answer. Return at least the oldest answer of each worker that has answered."""
 
     @abstractmethod
     def close(self) -> None:

@@ -45,7 +45,7 @@ class Pool:
         specs: the specification of each worker.
         params: the first parameters.
         transport: the way to the workers.
-        timeout: the seconds after which a worker counts as lost: those of one step or reset if there are heartbeats, else of one batch.
+        timeout: the seconds that one step or reset, or without heartbeats one batch, may take before its worker counts as lost.
         restart: whether to replace a lost worker.
     """
 
@@ -116,7 +116,7 @@ class Pool:
         return self.transport.batch(batch.worker, batch.slot, batch.value, self.facts[batch.worker], self.steps[batch.worker])
 
     def take(self, batch: FinishedBatch) -> None:
-        """Free the slot of a batch of :meth:`next` after it was read; before that it is collected again if its worker is lost."""
+        """Free the slot of a batch that has been read. A batch whose slot is not free is collected again if its worker is lost."""
         self.pending[batch.worker].remove((batch.slot, batch.number))
 
     def drop(self) -> None:

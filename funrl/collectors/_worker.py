@@ -43,7 +43,7 @@ class WorkerSpec(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """Facts about a worker's environment. The trees hold a Spec for each leaf, of one copy.
+    """Facts about a worker's environment. The leaves of the trees are Specs, with the shapes of one copy.
 
     Attributes:
         name: the name of the environment.
