@@ -72,7 +72,10 @@ def _bind(f: Callable[..., Any], tensors: list[torch.Tensor], batch_dims: int) -
     needed = private.needed()
     if needed.peek_interpreter_stack() is None:
         trace, call = current(), Effect(f, batch_dims)
-        call(*tensors) if trace is None else trace.call(call, tensors)
+        if trace is None:
+            call(*tensors)
+        else:
+            trace.call(call, tensors)
         return
     interpreter = needed.retrieve_current_functorch_interpreter()
     level = interpreter.level()

@@ -364,6 +364,7 @@ def _meta_of(node: Node) -> Any:
 
 
 def meta_of_tensor(x: torch.Tensor) -> torch.Tensor:
+    """Return a meta tensor with the shape, strides and dtype of a tensor, traced or not."""
     return x.meta if isinstance(x, Traced) else torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta")
 
 

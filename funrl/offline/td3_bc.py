@@ -41,7 +41,7 @@ class TD3BCConfig(OfflineConfig):
 def make(
     env: EnvOrSpaces, dataset: Data, *, actor: OwnNet = None, critic: OwnNet = None, optimizer: Optimizer | None = None, **options: Any
 ) -> Algorithm:
-    """Make TD3+BC: TD3 on a data set, with a term that keeps the actor close to the actions of the data.
+    """Make TD3+BC: TD3 on a data set, with a term that pulls the actor towards the actions of the data.
 
     Args:
         env: the environment of the data, for its spaces and for evaluation; or the pair of its spaces. Actions are continuous.

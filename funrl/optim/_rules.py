@@ -197,7 +197,7 @@ def rmsprop(learning_rate: Number | Schedule, decay: Number = 0.99, eps: Number 
     heavy = isinstance(momentum, torch.Tensor) or momentum > 0
 
     def init(count: torch.Tensor, params: Any) -> RMSPropState:
-        return RMSPropState(count, wide_zeros(params), wide_zeros(params) if heavy else ())
+        return RMSPropState(count, _wide_zeros(params), _wide_zeros(params) if heavy else ())
 
     def update(rate: Number, grads: Any, state: RMSPropState, params: Any) -> tuple[Any, RMSPropState]:
         widened = tree.map(wide, grads)
@@ -255,7 +255,7 @@ def clip_up(learning_rate: Number | Schedule, momentum: Number = 0.9, max_speed:
         velocity = tree.map(lambda v: without_subnormals(shrink.to(v.dtype) * v), velocity)
         return tree.map(lambda v, g: (-v).to(g.dtype), velocity, grads), ClipUpState(state.count + 1, velocity)
 
-    return rule("clip_up", learning_rate, lambda count, params: ClipUpState(count, wide_zeros(params)), update)
+    return rule("clip_up", learning_rate, lambda count, params: ClipUpState(count, _wide_zeros(params)), update)
 
 
 def _adam(name: str, learning_rate: Number | Schedule, b1: Number, b2: Number, eps: Number, weight_decay: Number | None) -> Optimizer:
@@ -278,7 +278,7 @@ def _adam(name: str, learning_rate: Number | Schedule, b1: Number, b2: Number, e
 
         return tree.map(step, mean, square, params), AdamState(count, mean, square)
 
-    return rule(name, learning_rate, lambda count, params: AdamState(count, wide_zeros(params), wide_zeros(params)), update)
+    return rule(name, learning_rate, lambda count, params: AdamState(count, _wide_zeros(params), _wide_zeros(params)), update)
 
 
 def rule(name: str, learning_rate: Number | Schedule, init: Callable[..., Any], update: Callable[..., Any]) -> Optimizer:
@@ -320,7 +320,8 @@ def _above_zero(square: torch.Tensor) -> torch.Tensor:
     return square.clamp(min=torch.finfo(square.dtype).tiny)
 
 
-def wide_zeros(params: Any) -> Any:
+def _wide_zeros(params: Any) -> Any:
+    """Return zeros like the parameters, in float32 for those in half precision."""
     return tree.map(wide, _zeros(params))
 
 
